@@ -1,0 +1,175 @@
+// Package top holds the names that every room uses: amounts, heights,
+// addresses, identifiers and the one vocabulary of error kinds.
+//
+// It is not for behaviour: nothing here does input or output, reads a clock or
+// draws randomness, and it imports nothing of ours.
+//
+//	T1  an amount never wraps: every sum, difference and product is checked
+//	T2  every value has one text form, and parsing refuses every other
+//	T3  every kind has one exit code and one HTTP status
+package top
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Contract is the version of the composition contract (docs/contract.md) that
+// this tree speaks.
+const Contract = 1
+
+// Version is the release, stamped by the linker (-X top/lib/top.Version=…).
+var Version = "dev"
+
+// Height is the number of a block; the first block is 1.
+type Height uint64
+
+// String is the decimal form.
+func (h Height) String() string { return strconv.FormatUint(uint64(h), 10) }
+
+// MarshalText makes a Height a decimal string in records.
+func (h Height) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText parses the decimal form.
+func (h *Height) UnmarshalText(b []byte) error {
+	n, err := parseCount(string(b))
+	*h = Height(n)
+	return err
+}
+
+// Count is a 64-bit count in a record: a decimal string, since a JSON number
+// loses digits past 2^53.
+type Count uint64
+
+// String is the decimal form.
+func (c Count) String() string { return strconv.FormatUint(uint64(c), 10) }
+
+// MarshalText makes a Count a decimal string in records.
+func (c Count) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText parses the decimal form.
+func (c *Count) UnmarshalText(b []byte) error {
+	n, err := parseCount(string(b))
+	*c = Count(n)
+	return err
+}
+
+func parseCount(s string) (uint64, error) {
+	if s == "" || (len(s) > 1 && s[0] == '0') || s[0] == '+' {
+		return 0, fmt.Errorf("number %q: not a plain decimal: %w", s, ErrInvalid)
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("number %q: not a 64-bit count: %w", s, ErrInvalid)
+	}
+	return n, nil
+}
+
+// Time is an instant in a record: RFC 3339, UTC, milliseconds.
+type Time struct{ time.Time }
+
+const timeForm = "2006-01-02T15:04:05.000Z"
+
+// TimeOf cuts t to the resolution of records.
+func TimeOf(t time.Time) Time { return Time{t.UTC().Truncate(time.Millisecond)} }
+
+// UnixMilli is the Time of a count of milliseconds since 1970.
+func UnixMilli(ms int64) Time { return Time{time.UnixMilli(ms).UTC()} }
+
+// String is the RFC 3339 form.
+func (t Time) String() string { return t.UTC().Format(timeForm) }
+
+// MarshalJSON writes the RFC 3339 form.
+func (t Time) MarshalJSON() ([]byte, error) { return []byte(`"` + t.String() + `"`), nil }
+
+// UnmarshalJSON reads any RFC 3339 instant.
+func (t *Time) UnmarshalJSON(b []byte) error {
+	v, err := time.Parse(time.RFC3339Nano, strings.Trim(string(b), `"`))
+	if err != nil {
+		return fmt.Errorf("time %s: not RFC 3339: %w", b, ErrInvalid)
+	}
+	*t = TimeOf(v)
+	return nil
+}
+
+// ID names a channel, a transaction, a root or a digest by its 32 bytes of
+// SHA-256. Its text form is 64 lower-case hex digits: unlike base64url it never
+// begins with a dash, so it can stand as an operand.
+type ID [32]byte
+
+// ParseID reads the text form.
+func ParseID(s string) (ID, error) {
+	var id ID
+	return id, parseHex(id[:], s, "id")
+}
+
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// Short is the first eight digits, for people.
+func (id ID) Short() string { return hex.EncodeToString(id[:4]) }
+
+// IsZero says whether the ID was never set.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// MarshalText writes the text form.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads the text form.
+func (id *ID) UnmarshalText(b []byte) error { return parseHex(id[:], string(b), "id") }
+
+// SessionID names a session within its channel: 16 random bytes, 32 hex digits.
+type SessionID [16]byte
+
+// ParseSessionID reads the text form.
+func ParseSessionID(s string) (SessionID, error) {
+	var id SessionID
+	return id, parseHex(id[:], s, "session")
+}
+
+func (id SessionID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText writes the text form.
+func (id SessionID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads the text form.
+func (id *SessionID) UnmarshalText(b []byte) error { return parseHex(id[:], string(b), "session") }
+
+// ChainID names a chain by 8 random bytes drawn when it was made. Its text form
+// is "top-" and 16 hex digits.
+type ChainID [8]byte
+
+const chainPrefix = "top-"
+
+// ParseChainID reads the text form.
+func ParseChainID(s string) (ChainID, error) {
+	var id ChainID
+	rest, ok := strings.CutPrefix(s, chainPrefix)
+	if !ok {
+		return id, fmt.Errorf("chain id %q: does not begin with %q: %w", s, chainPrefix, ErrInvalid)
+	}
+	return id, parseHex(id[:], rest, "chain id")
+}
+
+func (id ChainID) String() string { return chainPrefix + hex.EncodeToString(id[:]) }
+
+// MarshalText writes the text form.
+func (id ChainID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads the text form.
+func (id *ChainID) UnmarshalText(b []byte) (err error) {
+	*id, err = ParseChainID(string(b))
+	return err
+}
+
+func parseHex(dst []byte, s, what string) error {
+	if len(s) != 2*len(dst) || strings.ToLower(s) != s {
+		return fmt.Errorf("%s %q: want %d lower-case hex digits: %w", what, s, 2*len(dst), ErrInvalid)
+	}
+	if _, err := hex.Decode(dst, []byte(s)); err != nil {
+		return fmt.Errorf("%s %q: want lower-case hex digits: %w", what, s, ErrInvalid)
+	}
+	return nil
+}
