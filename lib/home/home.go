@@ -1,0 +1,174 @@
+// Package home is where files live: TOP_HOME, socket paths, key files, locks,
+// whole-file writes and append-only logs.
+//
+//	H1  a file written whole is there whole or not at all, over any crash
+//	H2  a log gives back every record that was synced, and a torn last record
+//	    is cut off, never read
+//	H3  a secret that others may read is refused
+package home
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"top/lib/top"
+)
+
+// maxSockPath is the longest path of a Unix socket on Linux (unix(7), minus the
+// final zero).
+const maxSockPath = 107
+
+// Dir is a home directory: everything of one user or one node.
+type Dir string
+
+// Default is $TOP_HOME, or .top in the user's home directory.
+func Default(getenv func(string) string) (Dir, error) {
+	if d := getenv("TOP_HOME"); d != "" {
+		return Dir(d), nil
+	}
+	if h := getenv("HOME"); h != "" {
+		return Dir(filepath.Join(h, ".top")), nil
+	}
+	return "", top.Errorf(top.Usage, "neither TOP_HOME nor HOME is set (say --home DIR)")
+}
+
+// Path joins parts below the home.
+func (d Dir) Path(parts ...string) string {
+	return filepath.Join(append([]string{string(d)}, parts...)...)
+}
+
+// Sock is the path of a daemon's socket, run/NAME.sock. A path longer than a
+// socket address holds is refused.
+func (d Dir) Sock(name string) (string, error) {
+	abs, err := filepath.Abs(d.Path("run", name+".sock"))
+	if err != nil {
+		return "", fmt.Errorf("socket path: %w", err)
+	}
+	if len(abs) > maxSockPath {
+		return "", top.Errorf(top.Invalid, "socket path %s has %d bytes and the system allows %d (choose a shorter --home)", abs, len(abs), maxSockPath)
+	}
+	return abs, nil
+}
+
+// Make creates the home with run, keys and receipts below it, for the owner
+// only.
+func (d Dir) Make() error {
+	for _, p := range []string{d.Path(), d.Path("run"), d.Path("keys"), d.Path("receipts")} {
+		if err := os.MkdirAll(p, 0o700); err != nil {
+			return fmt.Errorf("make home: %w", err)
+		}
+	}
+	return nil
+}
+
+// WriteFile puts data at path whole or not at all (H1): it writes beside,
+// syncs, renames and syncs the folder.
+func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+			err = fmt.Errorf("write %s: %w", path, err)
+		}
+	}()
+	if err = f.Chmod(perm); err != nil {
+		return err
+	}
+	if _, err = f.Write(data); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// ReadSecret reads a file that only its owner may read; any other is
+// top.ErrDenied, with the command that mends it (H3).
+func ReadSecret(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, top.Errorf(top.NotFound, "no file %s", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read secret: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read secret: %w", err)
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return nil, top.Errorf(top.Denied, "%s can be read by others, mode %04o (mend it: chmod 600 %s)", path, st.Mode().Perm(), path)
+	}
+	const limit = 64 << 10
+	b := make([]byte, limit+1)
+	n := 0
+	for n < len(b) {
+		m, err := f.Read(b[n:])
+		n += m
+		if err != nil {
+			break
+		}
+	}
+	if n > limit {
+		return nil, top.Errorf(top.Invalid, "%s is too large for a secret", path)
+	}
+	return b[:n], nil
+}
+
+// Free is the bytes that an ordinary user may still write on the disk of path.
+func Free(path string) (uint64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", path, err)
+	}
+	return st.Bavail * uint64(st.Bsize), nil
+}
+
+// Lock takes the lock file at path for this process, until release or the
+// process's end, however it ends. Someone else's lock is top.ErrBusy with their
+// process id.
+func Lock(path string) (release func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		who := make([]byte, 20)
+		n, _ := f.ReadAt(who, 0)
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, top.Errorf(top.Busy, "%s is held by process %s (stop it first: kill %[2]s)", path, strings.TrimSpace(string(who[:n])))
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if err := f.Truncate(0); err == nil {
+		fmt.Fprintf(f, "%d\n", os.Getpid())
+	}
+	return func() { f.Close() }, nil
+}

@@ -1,0 +1,161 @@
+package sock
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"top/lib/top"
+)
+
+// A Client calls a daemon's routes. It dials when first used and keeps no
+// connection that it does not need.
+type Client struct {
+	http    *http.Client
+	offline string // what to say when nobody answers
+}
+
+// maxAnswer bounds what one answer may hold outside a stream.
+const maxAnswer = 64 << 20
+
+// Dial is a client of the socket at path. start is the command that starts the
+// daemon, for the error when nobody answers: "top-chain serve".
+func Dial(path, start string) *Client {
+	return DialFunc(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}, fmt.Sprintf("no answer on %s (start it: %s)", path, start))
+}
+
+// DialFunc is a client over connections that dial makes. offline is the message
+// when it cannot.
+func DialFunc(dial func(context.Context) (net.Conn, error), offline string) *Client {
+	return &Client{offline: offline, http: &http.Client{Transport: &http.Transport{
+		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		MaxIdleConnsPerHost: 4,
+		IdleConnTimeout:     time.Minute,
+		DisableCompression:  true,
+	}}}
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Get reads path into out.
+func (c *Client) Get(ctx context.Context, path string, out any) error {
+	return c.do(ctx, "GET", path, nil, out)
+}
+
+// Post sends in as JSON and reads the answer into out; nil skips either.
+func (c *Client) Post(ctx context.Context, path string, in, out any) error {
+	return c.do(ctx, "POST", path, in, out)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	res, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	if err != nil {
+		return c.lost(ctx, err)
+	}
+	if len(b) > maxAnswer {
+		return top.Errorf(top.Invalid, "the answer of %s is longer than %d MiB", path, maxAnswer>>20)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("answer of %s: %v: %w", path, err, top.ErrInvalid)
+	}
+	return nil
+}
+
+// Stream calls each with every record of an NDJSON answer, until the answer
+// ends (nil), each fails, or ctx ends.
+func (c *Client) Stream(ctx context.Context, method, path string, in any, each func(json.RawMessage) error) error {
+	res, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(make([]byte, 64<<10), 8<<20)
+	for lines.Scan() {
+		line := bytes.Clone(lines.Bytes())
+		if err := recordError(line); err != nil {
+			return err
+		}
+		if err := each(line); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return c.lost(ctx, err)
+	}
+	return nil
+}
+
+func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("call %s: %w", path, err)
+		}
+		body = bytes.NewReader(b)
+	}
+	q, err := http.NewRequestWithContext(ctx, method, "http://top"+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", path, err)
+	}
+	res, err := c.http.Do(q)
+	if err != nil {
+		return nil, c.lost(ctx, err)
+	}
+	if res.StatusCode == http.StatusOK {
+		return res, nil
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+	if err != nil {
+		return nil, c.lost(ctx, err)
+	}
+	if err := recordError(b); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("call %s: status %d", path, res.StatusCode)
+}
+
+// recordError is the error that a body or a record carries, if it is one (K3).
+func recordError(b []byte) error {
+	if !bytes.HasPrefix(b, []byte(`{"error":{`)) {
+		return nil
+	}
+	var f Failure
+	if json.Unmarshal(b, &f) != nil || f.Error == nil {
+		return nil
+	}
+	return &top.Error{Kind: f.Error.Kind, Message: f.Error.Message, RetryAfter: time.Duration(f.Error.RetryMs) * time.Millisecond}
+}
+
+// lost turns a transport's error into a kind: the caller's own cancelling and
+// deadline stay what they are.
+func (c *Client) lost(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", top.ErrTimeout, ctx.Err())
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return &top.Error{Kind: top.Offline, Message: c.offline}
+}
