@@ -1,0 +1,453 @@
+package session
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"top/lib/keys"
+	"top/lib/top"
+	"top/lib/wire"
+)
+
+// Limits of the mechanism (economy.md, "The paid session").
+const (
+	MaxSteps     = 1023             // hashes that one claim may ask of the chain
+	MaxAnchors   = 16               // sessions that share a channel
+	Reanchor     = 512              // ticks after which the next voucher goes out
+	VoucherEvery = 10 * time.Second // and at least this often
+	maxText      = 32               // bytes of a service's or a unit's name
+	maxHold      = 8                // tiers in an offer
+	maxVoucher   = 1 << 11          // bytes of an encoded voucher
+	maxTicket    = 1 << 9           // bytes of an encoded ticket
+)
+
+// Domains of the signatures.
+const (
+	ticketDomain  = "top/ticket/1"
+	voucherDomain = "top/voucher/1"
+)
+
+// A Hold is a tier of keeping for offline recipients: a unit costs 1 + Factor
+// times the price.
+type Hold struct {
+	Seconds uint64
+	Factor  uint32
+}
+
+// An Offer is one service that a node sells.
+type Offer struct {
+	Service string     // "relay", "vpn", …
+	Unit    string     // "64KiB", "1s", "message", "GiB-epoch", "record"
+	Price   top.Amount // of one unit
+	Window  uint32     // largest credit window, in units
+	Hold    []Hold     // tiers, may be empty
+}
+
+// Put encodes the offer (docs/wire.md, "Offer").
+func (o Offer) Put(e *wire.Encoder) {
+	e.String(o.Service)
+	e.String(o.Unit)
+	e.Amount(o.Price)
+	e.Uint(uint64(o.Window))
+	e.Uint(uint64(len(o.Hold)))
+	for _, h := range o.Hold {
+		e.Uint(h.Seconds)
+		e.Uint(uint64(h.Factor))
+	}
+}
+
+// Get decodes an offer in place.
+func (o *Offer) Get(d *wire.Decoder) {
+	o.Service, o.Unit = word(d), word(d)
+	o.Price, o.Window = d.Amount(), d.Uint32()
+	o.Hold = nil
+	for range d.Count(maxHold, 2) {
+		o.Hold = append(o.Hold, Hold{d.Uint(), d.Uint32()})
+	}
+}
+
+// word reads a name of a service or a unit: 1 to 32 letters, digits, "-", ".".
+func word(d *wire.Decoder) string {
+	s := d.String(maxText)
+	if d.Err() == nil && !IsWord(s) {
+		d.Fail("name %q: want 1 to %d letters, digits, - or .", s, maxText)
+	}
+	return s
+}
+
+// IsWord says whether s can name a service or a unit.
+func IsWord(s string) bool {
+	if s == "" || len(s) > maxText {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '.') {
+			return false
+		}
+	}
+	return true
+}
+
+// A Ticket begins a session: the payer proposes it, the provider countersigns.
+type Ticket struct {
+	Chain    top.ChainID
+	Channel  top.ID
+	Session  top.SessionID
+	Payer    top.Address
+	Node     top.NodeID
+	Service  string
+	Unit     string
+	Price    top.Amount
+	Root     top.ID // w0 of the first anchor
+	N        uint32 // its length
+	Expiry   uint64 // of the ticket, unix seconds
+	PayerSig [64]byte
+	NodeSig  [64]byte
+}
+
+// body is what both signatures cover.
+func (t Ticket) body() []byte {
+	var e wire.Encoder
+	e.Raw(t.Channel[:])
+	e.Raw(t.Session[:])
+	e.Raw(t.Payer[:])
+	e.Raw(t.Node[:])
+	e.String(t.Service)
+	e.String(t.Unit)
+	e.Amount(t.Price)
+	e.Raw(t.Root[:])
+	e.Uint(uint64(t.N))
+	e.Uint(t.Expiry)
+	return e.Out()
+}
+
+// Encode is the canonical form (docs/wire.md, "Ticket").
+func (t Ticket) Encode() []byte {
+	e := wire.To(append([]byte(nil), t.Chain[:]...))
+	e.Raw(t.body())
+	e.Raw(t.PayerSig[:])
+	e.Raw(t.NodeSig[:])
+	return e.Out()
+}
+
+// Decode reads the canonical form and refuses every other.
+func (t *Ticket) Decode(b []byte) error {
+	d := wire.Decode(b, maxTicket)
+	d.Fill(t.Chain[:])
+	t.Channel = d.ID()
+	d.Fill(t.Session[:])
+	d.Fill(t.Payer[:])
+	d.Fill(t.Node[:])
+	t.Service, t.Unit = word(d), word(d)
+	t.Price, t.Root, t.N, t.Expiry = d.Amount(), d.ID(), d.Uint32(), d.Uint()
+	d.Fill(t.PayerSig[:])
+	d.Fill(t.NodeSig[:])
+	return d.End()
+}
+
+// Anchor is the ticket's first anchor, as the first voucher repeats it.
+func (t Ticket) Anchor() Anchor { return Anchor{t.Session, t.Price, t.Root, t.N} }
+
+// SignPayer signs as the payer; the signer must be the ticket's payer.
+func (t *Ticket) SignPayer(s keys.Signer) (err error) {
+	t.PayerSig, err = s.Sign(ticketDomain, t.Chain, t.body())
+	return err
+}
+
+// SignNode countersigns as the provider's node.
+func (t *Ticket) SignNode(s keys.Signer) (err error) {
+	t.NodeSig, err = s.Sign(ticketDomain, t.Chain, t.body())
+	return err
+}
+
+// Verify checks both signatures.
+func (t Ticket) Verify() error {
+	body := t.body()
+	if !keys.Verify(t.Payer, ticketDomain, t.Chain, body, t.PayerSig) {
+		return fmt.Errorf("ticket %s: the payer's signature is wrong: %w", t.Session, top.ErrDenied)
+	}
+	if !keys.Verify(t.Node, ticketDomain, t.Chain, body, t.NodeSig) {
+		return fmt.Errorf("ticket %s: the node's signature is wrong: %w", t.Session, top.ErrDenied)
+	}
+	return nil
+}
+
+// VerifyPayer checks the payer's signature alone, before countersigning.
+func (t Ticket) VerifyPayer() error {
+	if !keys.Verify(t.Payer, ticketDomain, t.Chain, t.body(), t.PayerSig) {
+		return fmt.Errorf("ticket %s: the payer's signature is wrong: %w", t.Session, top.ErrDenied)
+	}
+	return nil
+}
+
+// An Anchor is the root of one hash chain: a tick (i, w) on it proves i units
+// when SHA-256 applied i times to w gives Root (PayWord, Rivest and Shamir 1996).
+type Anchor struct {
+	Session top.SessionID
+	Price   top.Amount
+	Root    top.ID
+	N       uint32 // ticks that it can pay
+}
+
+// A Voucher is the payer's promise: Amount for all that is past, and what the
+// ticks on its anchors prove beyond it. Amounts accumulate, not units, so that
+// sessions of different prices share a channel.
+type Voucher struct {
+	Chain   top.ChainID
+	Channel top.ID
+	Seq     uint64
+	Amount  top.Amount
+	Anchors []Anchor
+	Sig     [64]byte
+}
+
+func (v Voucher) body() []byte {
+	var e wire.Encoder
+	e.Raw(v.Channel[:])
+	e.Uint(v.Seq)
+	e.Amount(v.Amount)
+	e.Uint(uint64(len(v.Anchors)))
+	for _, a := range v.Anchors {
+		e.Raw(a.Session[:])
+		e.Amount(a.Price)
+		e.Raw(a.Root[:])
+		e.Uint(uint64(a.N))
+	}
+	return e.Out()
+}
+
+// Encode is the canonical form (docs/wire.md, "Voucher").
+func (v Voucher) Encode() []byte {
+	e := wire.To(append([]byte(nil), v.Chain[:]...))
+	e.Raw(v.body())
+	e.Raw(v.Sig[:])
+	return e.Out()
+}
+
+// Decode reads the canonical form and refuses every other: also more than
+// MaxAnchors, more than MaxSteps in all, a session twice, an anchor of no ticks.
+func (v *Voucher) Decode(b []byte) error {
+	d := wire.Decode(b, maxVoucher)
+	v.get(d)
+	return d.End()
+}
+
+func (v *Voucher) get(d *wire.Decoder) {
+	d.Fill(v.Chain[:])
+	v.Channel, v.Seq, v.Amount = d.ID(), d.Uint(), d.Amount()
+	v.Anchors = nil
+	for range d.Count(MaxAnchors, 50) {
+		var a Anchor
+		d.Fill(a.Session[:])
+		a.Price, a.Root, a.N = d.Amount(), d.ID(), d.Uint32()
+		v.Anchors = append(v.Anchors, a)
+	}
+	d.Fill(v.Sig[:])
+	if d.Err() == nil {
+		if err := v.wellFormed(); err != nil {
+			d.Fail("%v", err)
+		}
+	}
+}
+
+// wellFormed checks what a signature cannot make good.
+func (v Voucher) wellFormed() error {
+	steps := uint64(0)
+	for i, a := range v.Anchors {
+		if a.N == 0 {
+			return fmt.Errorf("voucher %d: an anchor of no ticks: %w", v.Seq, top.ErrInvalid)
+		}
+		for _, b := range v.Anchors[:i] {
+			if a.Session == b.Session {
+				return fmt.Errorf("voucher %d: session %s twice: %w", v.Seq, a.Session, top.ErrInvalid)
+			}
+		}
+		steps += uint64(a.N)
+	}
+	if len(v.Anchors) > MaxAnchors || steps > MaxSteps {
+		return fmt.Errorf("voucher %d: %d anchors of %d ticks, limits %d and %d: %w", v.Seq, len(v.Anchors), steps, MaxAnchors, MaxSteps, top.ErrInvalid)
+	}
+	return nil
+}
+
+// Sign signs as the payer.
+func (v *Voucher) Sign(s keys.Signer) (err error) {
+	v.Sig, err = s.Sign(voucherDomain, v.Chain, v.body())
+	return err
+}
+
+// Verify checks the form and the payer's signature.
+func (v Voucher) Verify(payer top.Address) error {
+	if err := v.wellFormed(); err != nil {
+		return err
+	}
+	if !keys.Verify(payer, voucherDomain, v.Chain, v.body(), v.Sig) {
+		return fmt.Errorf("voucher %d of channel %s: not signed by %s for this chain: %w", v.Seq, v.Channel.Short(), payer, top.ErrDenied)
+	}
+	return nil
+}
+
+// Exposure is the most that the voucher can cost its payer: the amount, and
+// every tick of every anchor.
+func (v Voucher) Exposure() (top.Amount, error) {
+	sum := v.Amount
+	for _, a := range v.Anchors {
+		var err error
+		if sum, err = addUnits(sum, a.Price, uint64(a.N)); err != nil {
+			return 0, err
+		}
+	}
+	return sum, nil
+}
+
+func addUnits(sum, price top.Amount, units uint64) (top.Amount, error) {
+	cost, ok1 := price.Mul(units)
+	sum, ok2 := sum.Add(cost)
+	if !ok1 || !ok2 || sum > top.MaxSupply {
+		return 0, fmt.Errorf("%d units at %s TOP: more than there can ever be: %w", units, price, top.ErrInvalid)
+	}
+	return sum, nil
+}
+
+// Anchor is the voucher's anchor of a session.
+func (v Voucher) Anchor(s top.SessionID) (Anchor, bool) {
+	for _, a := range v.Anchors {
+		if a.Session == s {
+			return a, true
+		}
+	}
+	return Anchor{}, false
+}
+
+// A Tick says that I units of a session were served. It needs no signature: W
+// hashes back to the anchor's root.
+type Tick struct {
+	Session top.SessionID
+	I       uint32
+	W       top.ID
+}
+
+// Encode is the canonical form (docs/wire.md, "Tick").
+func (t Tick) Encode() []byte {
+	var e wire.Encoder
+	e.Raw(t.Session[:])
+	e.Uint(uint64(t.I))
+	e.Raw(t.W[:])
+	return e.Out()
+}
+
+// Decode reads the canonical form and refuses every other.
+func (t *Tick) Decode(b []byte) error {
+	d := wire.Decode(b, 64)
+	d.Fill(t.Session[:])
+	t.I, t.W = d.Uint32(), d.ID()
+	return d.End()
+}
+
+// A Claim is what a provider shows to be paid: one voucher and the highest tick
+// of each of its anchors.
+type Claim struct {
+	Voucher Voucher
+	Ticks   []Tick // in the order of Voucher.Anchors; I is 0 where there is none
+}
+
+// Put encodes the claim (docs/wire.md, "Claim").
+func (c Claim) Put(e *wire.Encoder) {
+	e.Bytes(c.Voucher.Encode())
+	for _, t := range c.Ticks {
+		e.Uint(uint64(t.I))
+		if t.I > 0 {
+			e.Raw(t.W[:])
+		}
+	}
+}
+
+// Get decodes a claim in place.
+func (c *Claim) Get(d *wire.Decoder) {
+	if err := c.Voucher.Decode(d.Bytes(maxVoucher)); err != nil {
+		d.Fail("%v", err)
+		return
+	}
+	c.Ticks = nil
+	for _, a := range c.Voucher.Anchors {
+		t := Tick{Session: a.Session, I: d.Uint32()}
+		if t.I > 0 {
+			t.W = d.ID()
+		}
+		c.Ticks = append(c.Ticks, t)
+	}
+}
+
+// Encode is the canonical form.
+func (c Claim) Encode() []byte {
+	var e wire.Encoder
+	c.Put(&e)
+	return e.Out()
+}
+
+// Decode reads the canonical form and refuses every other.
+func (c *Claim) Decode(b []byte) error {
+	d := wire.Decode(b, maxVoucher+MaxAnchors*40)
+	c.Get(d)
+	return d.End()
+}
+
+// Owed is what the claim proves, before the channel's cap: at most MaxSteps
+// hashes. It does not check the voucher's signature.
+func (c Claim) Owed() (top.Amount, error) {
+	v := c.Voucher
+	if err := v.wellFormed(); err != nil {
+		return 0, err
+	}
+	if len(c.Ticks) != len(v.Anchors) {
+		return 0, fmt.Errorf("claim: %d ticks for %d anchors: %w", len(c.Ticks), len(v.Anchors), top.ErrInvalid)
+	}
+	owed := v.Amount
+	for i, t := range c.Ticks {
+		a := v.Anchors[i]
+		if t.Session != a.Session || t.I > a.N {
+			return 0, fmt.Errorf("claim: tick %d of session %s is not on the anchor of %d ticks of session %s: %w", t.I, t.Session, a.N, a.Session, top.ErrDenied)
+		}
+		if t.I > 0 && Hash(t.W, t.I) != a.Root {
+			return 0, fmt.Errorf("claim: tick %d does not hash to the anchor of session %s: %w", t.I, t.Session, top.ErrDenied)
+		}
+		var err error
+		if owed, err = addUnits(owed, a.Price, uint64(t.I)); err != nil {
+			return 0, err
+		}
+	}
+	return owed, nil
+}
+
+// Hash applies SHA-256 n times to w.
+func Hash(w top.ID, n uint32) top.ID {
+	for range n {
+		w = sha256.Sum256(w[:])
+	}
+	return w
+}
+
+// A HashChain is the payer's side of an anchor: N ticks made from 32 random
+// bytes, which must be fresh for every anchor and used once.
+type HashChain struct{ w []top.ID }
+
+// NewHashChain makes a chain of n ticks, 1 to MaxSteps.
+func NewHashChain(seed [32]byte, n uint32) *HashChain {
+	w := make([]top.ID, n+1)
+	w[n] = seed
+	for i := n; i > 0; i-- {
+		w[i-1] = sha256.Sum256(w[i][:])
+	}
+	return &HashChain{w}
+}
+
+// Root is w0, what an anchor shows.
+func (h *HashChain) Root() top.ID { return h.w[0] }
+
+// N is the number of ticks.
+func (h *HashChain) N() uint32 { return uint32(len(h.w) - 1) }
+
+// At is w_i, what tick i shows. Whoever knows it knows every earlier one.
+func (h *HashChain) At(i uint32) top.ID { return h.w[i] }
