@@ -1,0 +1,142 @@
+package ledger
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"top/lib/top"
+	"top/lib/wire"
+)
+
+// Params are the genesis parameters: fixed for the life of a chain until stake
+// votes can change them.
+type Params struct {
+	Chain          top.ChainID `json:"chain"`
+	Kinds          []string    `json:"kinds"`           // transaction kinds accepted
+	FeePerByte     top.Amount  `json:"fee_per_byte"`    // burned
+	AccountFee     top.Amount  `json:"account_fee"`     // burned out of an account's first credit
+	AllowanceBytes uint64      `json:"allowance_bytes"` // a day, per whole TOP locked
+	UnlockSeconds  uint64      `json:"unlock_seconds"`  // before unlocked coins come back
+	DeadlineSec    uint64      `json:"deadline_seconds"`
+	DeadlineBlocks uint64      `json:"deadline_blocks"`
+}
+
+// Bounds that keep every product of parameters and state below 2^64.
+const (
+	maxFeePerByte = top.One
+	maxAllowance  = 1 << 20 // bytes a day per TOP
+	maxSeconds    = 1 << 32
+)
+
+// A Genesis is the first state of a chain. Its JSON is the app_state of the
+// genesis file.
+type Genesis struct {
+	Params   Params           `json:"params"`
+	Time     uint64           `json:"time"` // unix seconds
+	Accounts []GenesisAccount `json:"accounts"`
+}
+
+// A GenesisAccount is an account that exists from the start; indexes follow the
+// order of the list.
+type GenesisAccount struct {
+	Address top.Address `json:"address"`
+	Balance top.Amount  `json:"balance"`
+	Locked  top.Amount  `json:"locked,omitempty"`
+}
+
+// DefaultParams are the parameters of a main chain, for a chain id.
+func DefaultParams(chain top.ChainID) Params {
+	return Params{
+		Chain:          chain,
+		Kinds:          KindNames(),
+		FeePerByte:     10,
+		AccountFee:     100_000,
+		AllowanceBytes: 4096,
+		UnlockSeconds:  7 * 24 * 3600,
+		DeadlineSec:    600,
+		DeadlineBlocks: 100,
+	}
+}
+
+// ParseGenesis reads a genesis from JSON and checks it.
+func ParseGenesis(b []byte) (g Genesis, err error) {
+	if err := json.Unmarshal(b, &g); err != nil {
+		return g, fmt.Errorf("genesis: %v: %w", err, top.ErrInvalid)
+	}
+	return g, g.check()
+}
+
+func (g Genesis) check() error {
+	if err := g.Params.check(); err != nil {
+		return err
+	}
+	var sum top.Amount
+	seen := map[top.Address]bool{}
+	for _, a := range g.Accounts {
+		if seen[a.Address] {
+			return fmt.Errorf("genesis: account %s twice: %w", a.Address, top.ErrInvalid)
+		}
+		seen[a.Address] = true
+		for _, v := range []top.Amount{a.Balance, a.Locked} {
+			if sum += v; v > top.MaxSupply || sum > top.MaxSupply {
+				return fmt.Errorf("genesis: more money than there can ever be: %w", top.ErrInvalid)
+			}
+		}
+	}
+	return nil
+}
+
+func (p Params) check() error {
+	for i, k := range p.Kinds {
+		if _, ok := kindNamed(k); !ok || slices.Contains(p.Kinds[:i], k) {
+			return fmt.Errorf("genesis: transaction kind %q: %w", k, top.ErrInvalid)
+		}
+	}
+	if p.FeePerByte > maxFeePerByte || p.AccountFee > top.MaxSupply || p.AllowanceBytes > maxAllowance ||
+		p.UnlockSeconds > maxSeconds || p.DeadlineSec > maxSeconds || p.DeadlineBlocks > maxSeconds {
+		return fmt.Errorf("genesis: a parameter is out of bounds: %w", top.ErrInvalid)
+	}
+	return nil
+}
+
+// accepts says whether a chain takes transactions of a kind.
+func (p Params) accepts(k Kind) bool { return slices.Contains(p.Kinds, k.String()) }
+
+func (p Params) put(e *wire.Encoder) {
+	e.Raw(p.Chain[:])
+	var mask uint64
+	for _, name := range p.Kinds {
+		k, _ := kindNamed(name)
+		mask |= 1 << k
+	}
+	e.Uint(mask)
+	e.Amount(p.FeePerByte)
+	e.Amount(p.AccountFee)
+	e.Uint(p.AllowanceBytes)
+	e.Uint(p.UnlockSeconds)
+	e.Uint(p.DeadlineSec)
+	e.Uint(p.DeadlineBlocks)
+}
+
+func (p *Params) get(d *wire.Decoder) {
+	d.Fill(p.Chain[:])
+	mask := d.Uint()
+	p.Kinds = nil
+	for k := range Kind(len(kindNames)) {
+		if mask>>k&1 == 1 && kindNames[k] != "" {
+			p.Kinds = append(p.Kinds, k.String())
+			mask &^= 1 << k
+		}
+	}
+	if mask != 0 {
+		d.Fail("transaction kinds %b", mask)
+	}
+	p.FeePerByte, p.AccountFee = d.Amount(), d.Amount()
+	p.AllowanceBytes, p.UnlockSeconds, p.DeadlineSec, p.DeadlineBlocks = d.Uint(), d.Uint(), d.Uint(), d.Uint()
+	if d.Err() == nil {
+		if err := p.check(); err != nil {
+			d.Fail("%v", err)
+		}
+	}
+}
