@@ -204,6 +204,14 @@ type Event struct {
 	Txs    int        `json:"txs"`
 }
 
+// A LightBlock is a header, the commit that makes it final and the validators
+// that signed it, for who verifies them himself.
+type LightBlock struct {
+	Type   string     `json:"type"` // "light-block"
+	Height top.Height `json:"height"`
+	Block  Bytes      `json:"block"` // protobuf: CometBFT's tendermint.types.LightBlock
+}
+
 // A Submitted says that a node took a transaction into its pool.
 type Submitted struct {
 	Type string `json:"type"` // "submitted"
@@ -223,6 +231,16 @@ func (c *Chain) Params(ctx context.Context) (p Params, err error) {
 // Genesis asks for the genesis file.
 func (c *Chain) Genesis(ctx context.Context) (raw json.RawMessage, err error) {
 	return raw, c.c.Get(ctx, "/v1/genesis", &raw)
+}
+
+// LightBlock asks for the header at a height, with its commit and validators; 0
+// asks for the newest.
+func (c *Chain) LightBlock(ctx context.Context, h top.Height) (b LightBlock, err error) {
+	at := "latest"
+	if h > 0 {
+		at = h.String()
+	}
+	return b, c.c.Get(ctx, "/v1/headers/"+at, &b)
 }
 
 // Submit hands a signed transaction to the node. It returns once the

@@ -271,6 +271,13 @@ func (c *Call) JSON(v any) error {
 	return err
 }
 
+// Bytes answers with b as it is, of a content type.
+func (c *Call) Bytes(kind string, b []byte) error {
+	c.w.Header().Set("Content-Type", kind)
+	_, err := c.w.Write(b)
+	return err
+}
+
 // Record answers with one more NDJSON record, flushed.
 func (c *Call) Record(v any) error {
 	b, err := json.Marshal(v)

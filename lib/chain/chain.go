@@ -1,0 +1,323 @@
+// Package chain is a node of the chain: CometBFT in this process with the ledger
+// as its application, an index beside it, and the routes of chain.sock. A
+// validator, a full node and a light client (light.go) answer the same routes.
+//
+// It is not for rules of money: those are lib/ledger, and what this room adds to
+// them must not matter to any result.
+//
+//	C1  after kill -9 at any moment the node comes back to the root that it had
+//	C2  an answer with a proof names a final header whose root proves it
+//	C3  a proposal is refused only for what any node finds wrong without state
+//	C4  a block replayed changes nothing in the index
+//	C5  when the disk or the consensus fails, Run ends with an error that names
+//	    the remedy: it never hangs and never goes on half alive
+//	C6  a stranger reaches the Public routes alone, at a bounded rate
+package chain
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/cometbft/cometbft/config"
+	"github.com/cometbft/cometbft/node"
+	"github.com/cometbft/cometbft/proxy"
+	sm "github.com/cometbft/cometbft/state"
+	"github.com/cometbft/cometbft/types"
+	"golang.org/x/sync/errgroup"
+
+	dbm "github.com/cometbft/cometbft-db"
+
+	"top/lib/api"
+	"top/lib/home"
+	"top/lib/sock"
+	"top/lib/top"
+)
+
+// Config says how a node runs. Home must have been made by Setup.
+type Config struct {
+	Home        home.Dir
+	Sock        string        // path of chain.sock; "" is where Home has it
+	Listen      string        // host:port for validators and full nodes; "" takes a free port on every interface
+	External    string        // host:port that others dial, when it differs from Listen
+	Peers       []string      // ID@HOST:PORT
+	Discover    bool          // asks peers for more peers
+	EmptyBlocks time.Duration // between blocks while nothing happens; 0 is 250 ms
+	MinFree     uint64        // bytes of disk below which the node stops; 0 is 64 MiB
+	Strangers   net.Listener  // where light clients are answered; nil answers none
+	Addresses   []string      // what light clients dial to reach Strangers
+	Ready       func() error  // called once the socket answers; may be nil
+	Log         *slog.Logger  // nil is silent
+}
+
+// Node is a validator or a full node.
+type Node struct {
+	cfg     Config
+	files   files
+	genesis *Genesis
+	raw     []byte // the genesis file
+	seed    [32]byte
+	fault   *fault
+	release func()
+	server  *sock.Server
+	app     *app
+	index   index
+	start   time.Time
+
+	comet  *node.Node // set once by Run before the routes are served
+	states sm.Store   // CometBFT's, to read validators from
+}
+
+// defaultMinFree is Config.MinFree when it is 0.
+const defaultMinFree = 64 << 20
+
+// New claims the home and the socket. A home or socket that another node holds
+// is top.ErrBusy.
+func New(cfg Config) (*Node, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.EmptyBlocks == 0 {
+		cfg.EmptyBlocks = emptyBlocks
+	}
+	if cfg.MinFree == 0 {
+		cfg.MinFree = defaultMinFree
+	}
+	n := &Node{cfg: cfg, files: files{cfg.Home}, fault: newFault(), start: time.Now()}
+	var err error
+	if n.raw, err = LoadGenesis(cfg.Home); err != nil {
+		return nil, err
+	}
+	if n.genesis, err = ParseGenesis(n.raw); err != nil {
+		return nil, err
+	}
+	if n.seed, err = Seed(cfg.Home, rand.Reader); err != nil {
+		return nil, err
+	}
+	if n.cfg.Sock == "" {
+		if n.cfg.Sock, err = cfg.Home.Sock("chain"); err != nil {
+			return nil, err
+		}
+	}
+	if n.cfg.Listen == "" {
+		if n.cfg.Listen, err = freePort(); err != nil {
+			return nil, err
+		}
+	}
+	if n.release, err = home.Lock(n.files.lock()); err != nil {
+		return nil, fmt.Errorf("another node runs on %s: %w", cfg.Home, err)
+	}
+	n.server, err = sock.New(sock.Config{
+		Name: "top-chain", Sock: n.cfg.Sock, Routes: n.routes(), Log: cfg.Log, Metrics: n.metrics, Health: n.health,
+	})
+	if err != nil {
+		n.release()
+		return nil, err
+	}
+	return n, nil
+}
+
+// freePort is an address with a port that was free a moment ago.
+func freePort() (string, error) {
+	ln, err := net.Listen("tcp", ":0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	defer ln.Close()
+	return fmt.Sprintf("0.0.0.0:%d", ln.Addr().(*net.TCPAddr).Port), nil
+}
+
+// Run is the node until ctx ends, which it survives with nil, or until its disk
+// or its consensus fails (C5). It may be called once.
+func (n *Node) Run(ctx context.Context) (err error) {
+	defer n.release()
+	defer n.server.Close()
+	if err := n.checkSpace(); err != nil {
+		return err
+	}
+	if err := n.launch(ctx); err != nil {
+		return n.because(ctx, err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		select {
+		case <-n.fault.gone:
+			return n.fault.err
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	g.Go(func() error { return n.dial(ctx, n.comet.Switch()) })
+	g.Go(func() error { return n.watchSpace(ctx) })
+	g.Go(func() error { return n.server.Run(ctx) })
+	if n.cfg.Strangers != nil {
+		g.Go(func() error { return n.server.ServePublic(ctx, n.cfg.Strangers) })
+	}
+	if n.cfg.Ready != nil {
+		if err := n.cfg.Ready(); err != nil {
+			g.Go(func() error { return fmt.Errorf("say ready: %w", err) })
+		}
+	}
+	<-ctx.Done()
+	n.stop()
+	return g.Wait()
+}
+
+// because is the error that ended the start: the fault, if one was reported.
+func (n *Node) because(ctx context.Context, err error) error {
+	select {
+	case <-n.fault.gone:
+		return n.fault.err
+	default:
+	}
+	if ctx.Err() != nil {
+		return nil // asked to stop while still starting
+	}
+	return err
+}
+
+// launch opens the stores, lets CometBFT replay what the state is behind, and
+// starts it. A panic of CometBFT in here is an error.
+func (n *Node) launch(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- remedy(fmt.Errorf("start: %v", p))
+			}
+		}()
+		done <- n.begin(ctx)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-n.fault.gone:
+		return n.fault.err
+	}
+}
+
+func (n *Node) begin(ctx context.Context) error {
+	db, err := n.open("index")
+	if err != nil {
+		return err
+	}
+	n.index = index{db}
+	n.app = newApp(n.genesis.Chain, n.index, n.files.state(), n.fault, n.cfg.Log)
+	if err := n.app.load(); err != nil {
+		return err
+	}
+	signer, err := loadSigner(roleKey(n.seed, roleConsensus), n.files.sign())
+	if err != nil {
+		return err
+	}
+	cfg := n.cometConfig()
+	if err := cfg.ValidateBasic(); err != nil {
+		return fmt.Errorf("configure: %v: %w", err, top.ErrInvalid)
+	}
+	n.comet, err = node.NewNodeWithContext(ctx, cfg, signer, n.peerKey(),
+		proxy.NewConnSyncLocalClientCreator(n.app),
+		func() (*types.GenesisDoc, error) { return n.genesis.Doc, nil },
+		n.provide, node.DefaultMetricsProvider(cfg.Instrumentation), cometLog{n.cfg.Log, n.fault})
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	n.app.resume(n.comet.BlockStore())
+	if err := n.comet.Start(); err != nil {
+		return top.Errorf(top.Failed, "start: %v (is %s taken? choose another --listen)", err, n.cfg.Listen)
+	}
+	return nil
+}
+
+// provide opens one of CometBFT's stores.
+func (n *Node) provide(c *config.DBContext) (dbm.DB, error) {
+	db, err := n.open(c.ID)
+	if err == nil && c.ID == "state" {
+		n.states = sm.NewStore(db, sm.StoreOptions{DiscardABCIResponses: true})
+	}
+	return db, err
+}
+
+// stop ends CometBFT, keeps the state and closes the stores. When a fault
+// parked a goroutine inside CometBFT it cannot be waited for: the process is
+// about to end.
+func (n *Node) stop() {
+	n.fault.stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := n.comet.Stop(); err != nil {
+			n.cfg.Log.Debug("stop", "err", err)
+		}
+		n.app.close()
+		n.index.db.Close()
+	}()
+	patience := time.NewTimer(stopPatience)
+	defer patience.Stop()
+	select {
+	case <-done:
+	case <-n.fault.gone:
+	case <-patience.C:
+		n.cfg.Log.Warn("stopped without waiting for the consensus to end")
+	}
+}
+
+// checkSpace refuses to go on with a disk that is nearly full: a consensus that
+// cannot write its log stops the hard way.
+func (n *Node) checkSpace() error {
+	free, err := home.Free(n.files.root())
+	if err != nil {
+		return err
+	}
+	if free < n.cfg.MinFree {
+		return top.Errorf(top.Failed, "the disk is nearly full: %d MiB are free at %s, the node keeps %d (free some space, or lower --min-free)",
+			free>>20, n.files.root(), n.cfg.MinFree>>20)
+	}
+	return nil
+}
+
+const spacePause = 2 * time.Second
+
+func (n *Node) watchSpace(ctx context.Context) error {
+	tick := time.NewTicker(spacePause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := n.checkSpace(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// health is nil while the node follows its chain.
+func (n *Node) health() error {
+	if n.comet.ConsensusReactor().WaitSync() {
+		return errors.New("it is catching up with its peers")
+	}
+	if age := time.Since(n.app.lastHead().Time.Time); age > staleAfter {
+		return fmt.Errorf("the last block is %s old", age.Round(time.Second))
+	}
+	return nil
+}
+
+func (n *Node) metrics(w io.Writer) {
+	h := n.app.lastHead()
+	fmt.Fprintf(w, "# TYPE top_chain_height gauge\ntop_chain_height %d\n", h.Height)
+	fmt.Fprintf(w, "# TYPE top_chain_peers gauge\ntop_chain_peers %d\n", n.comet.Switch().Peers().Size())
+	fmt.Fprintf(w, "# TYPE top_chain_pending gauge\ntop_chain_pending %d\n", n.comet.Mempool().Size())
+}
+
+// lastHead is the last header that is final.
+func (a *app) lastHead() api.Header {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.head
+}

@@ -1,0 +1,67 @@
+package chain
+
+import (
+	"top/lib/api"
+	"top/lib/sock"
+	"top/lib/top"
+)
+
+// events streams every block after since, each followed by its transactions,
+// and goes on with new ones. It reads them from disk at the reader's pace: a slow
+// reader delays nobody and misses nothing, and may resume from any height. Only
+// blocks that are not kept any more are a gap.
+func (n *Node) events(c *sock.Call) error {
+	s, err := count(c, "since")
+	if err != nil {
+		return err
+	}
+	since := top.Height(s)
+	if c.Query("since") == "" {
+		since = n.app.lastHead().Height
+	}
+	c.Begin()
+	if base := top.Height(n.comet.BlockStore().Base()); since+1 < base {
+		lost := base - since - 1
+		if err := c.Record(map[string]any{"type": "gap", "lost": top.Count(lost)}); err != nil {
+			return err
+		}
+		since += lost
+	}
+	for {
+		final, err := n.app.wait(c.Context(), since)
+		if err != nil {
+			return nil // the reader left, or the node stops
+		}
+		for since < final {
+			since++
+			if err := n.event(c, since); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// event writes one block and its transactions.
+func (n *Node) event(c *sock.Call, h top.Height) error {
+	meta := n.comet.BlockStore().LoadBlockMeta(int64(h))
+	if meta == nil {
+		return c.Record(map[string]any{"type": "gap", "lost": top.Count(1)})
+	}
+	at := top.TimeOf(meta.Header.Time)
+	err := c.Record(api.Event{
+		Type: "block", Height: h, Time: at, Hash: top.ID(meta.BlockID.Hash), Root: top.ID(meta.Header.AppHash), Txs: meta.NumTxs,
+	})
+	if err != nil || meta.NumTxs == 0 {
+		return err
+	}
+	rows, err := n.index.rows(h)
+	if err != nil {
+		return err
+	}
+	for i, r := range rows {
+		if err := c.Record(txRecord(r, h, i, at)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package chain
+
+import (
+	"top/lib/api"
+	"top/lib/ledger"
+	"top/lib/top"
+)
+
+// genesisEntries opens the history of every account that exists from the start.
+func genesisEntries(g ledger.Genesis) []entry {
+	var es []entry
+	for i, a := range g.Accounts {
+		es = append(es, entry{
+			Account: uint32(i), Kind: "genesis", Way: wayIn, Amount: a.Balance + a.Locked,
+			Height: 0, TimeMs: g.Time * 1000,
+		})
+	}
+	return es
+}
+
+// unlockEntries is what came back to its owners as a block began.
+func unlockEntries(moves []ledger.Move, at api.Header) []entry {
+	var es []entry
+	for _, m := range moves {
+		es = append(es, entry{
+			Account: m.Account, Kind: "unlocked", Way: wayIn, Amount: m.Amount,
+			Height: at.Height, TimeMs: uint64(at.Time.UnixMilli()),
+		})
+	}
+	return es
+}
+
+// txEntries is what a transaction did to each account's money: one entry for
+// each account and direction, and one for who pays the fee whatever became of
+// it. A transaction that changed nothing, not even a fee, leaves no entry.
+func txEntries(r row, from uint32, moves []ledger.Move, at api.Header) []entry {
+	if r.Error != "" && r.Outcome.Fee == 0 && !r.Outcome.Free {
+		return nil
+	}
+	base := entry{
+		Tx: r.ID, Kind: r.Kind, Channel: r.Outcome.Channel, Error: r.Error,
+		Height: at.Height, TimeMs: uint64(at.Time.UnixMilli()),
+	}
+	type side struct {
+		account uint32
+		way     ledger.Way
+	}
+	first := base
+	first.Account, first.Fee, first.Free = from, r.Outcome.Fee, r.Outcome.Free
+	es := []entry{first}
+	place := map[side]int{}
+	for _, m := range moves {
+		k := side{m.Account, m.Way}
+		i, ok := place[k]
+		if !ok {
+			i = 0
+			if m.Account != from || es[0].Way != wayNone {
+				i = len(es)
+				n := base
+				n.Account = m.Account
+				es = append(es, n)
+			}
+			es[i].Way = wayOf(m.Way)
+			place[k] = i
+		}
+		es[i].Amount += m.Amount
+		if m.Peer != m.Account && (es[i].Peers == 0 || es[i].Peer != m.Peer) {
+			es[i].Peer = m.Peer
+			es[i].Peers++
+		}
+	}
+	if r.Kind == ledger.KindBatch.String() {
+		es[0].Peers = countPeers(from, moves)
+	}
+	return es
+}
+
+// countPeers is how many payments of a batch went to somebody else.
+func countPeers(from uint32, moves []ledger.Move) (n uint32) {
+	for _, m := range moves {
+		if m.Way == ledger.In && m.Account != from {
+			n++
+		}
+	}
+	return n
+}
+
+func wayOf(w ledger.Way) byte {
+	if w == ledger.In {
+		return wayIn
+	}
+	return wayOut
+}
+
+// show is an entry as records carry it; address gives the address of an index.
+func (n entry) show(seq uint64, address func(uint32) top.Address) api.Entry {
+	r := api.Entry{
+		Type: "entry", Account: address(n.Account), Seq: top.Count(seq), Tx: n.Tx, Kind: n.Kind,
+		Way: wayNames[n.Way], Amount: n.Amount, Fee: n.Fee, Free: n.Free, Peers: int(n.Peers),
+		Channel: n.Channel, OK: n.Error == "", Error: n.Error, Height: n.Height, Time: top.UnixMilli(int64(n.TimeMs)),
+	}
+	if n.Peers == 1 {
+		p := address(n.Peer)
+		r.Peer, r.Peers = &p, 0
+	}
+	return r
+}

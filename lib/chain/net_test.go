@@ -1,0 +1,242 @@
+package chain
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"top/lib/api"
+	"top/lib/home"
+	"top/lib/keys"
+	"top/lib/ledger"
+	"top/lib/sock"
+	"top/lib/top"
+)
+
+// A network is validators in this process, each in a home of its own.
+type network struct {
+	t       *testing.T
+	chain   top.ChainID
+	genesis []byte
+	homes   []home.Dir
+	joins   []Join
+	rich    keys.Private // owns a million TOP
+	nodes   []*running
+}
+
+// running is one node that runs.
+type running struct {
+	*Node
+	api  *api.Chain
+	stop func() error
+}
+
+// newNetwork makes homes for validators and a genesis, and starts nothing.
+func newNetwork(t *testing.T, validators int) *network {
+	t.Helper()
+	n := &network{t: t, nodes: make([]*running, validators)}
+	var err error
+	if n.chain, err = DrawChainID(rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	if n.rich, err = keys.Generate(rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	var vals [][32]byte
+	for range validators {
+		dir := shortDir(t)
+		k, err := ConsensusKey(dir, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.homes, vals = append(n.homes, dir), append(vals, k)
+	}
+	p := ledger.DefaultParams(n.chain)
+	p.DeadlineSec, p.DeadlineBlocks = 5, 20
+	n.genesis, err = NewGenesis(ledger.Genesis{
+		Params: p, Time: uint64(time.Now().Unix()),
+		Accounts: []ledger.GenesisAccount{{Address: n.rich.Public(), Balance: 1_000_000 * top.One}},
+	}, vals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peers []string
+	for _, dir := range n.homes {
+		id, err := PeerID(dir, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := freeLoopback(t)
+		peers = append(peers, id+"@"+addr)
+		n.joins = append(n.joins, Join{Listen: addr})
+	}
+	for i, dir := range n.homes {
+		for j, p := range peers {
+			if j != i {
+				n.joins[i].Peers = append(n.joins[i].Peers, p)
+			}
+		}
+		if err := Setup(dir, n.genesis, n.joins[i], rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+// shortDir is a home whose socket path fits.
+func shortDir(t *testing.T) home.Dir {
+	d, err := os.MkdirTemp("", "top")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(d) })
+	return home.Dir(d)
+}
+
+func freeLoopback(t *testing.T) string {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// start runs node i until stop or the test's end.
+func (n *network) start(i int) *running {
+	n.t.Helper()
+	ready := make(chan struct{})
+	node, err := New(Config{
+		Home: n.homes[i], Listen: n.joins[i].Listen, Peers: n.joins[i].Peers,
+		EmptyBlocks: 100 * time.Millisecond, Ready: func() error { close(ready); return nil },
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- node.Run(ctx) }()
+	stopped := false
+	r := &running{Node: node, stop: func() error {
+		if stopped {
+			return nil
+		}
+		stopped = true
+		cancel()
+		return <-done
+	}}
+	n.t.Cleanup(func() { r.stop() })
+	select {
+	case <-ready:
+	case err := <-done:
+		stopped = true
+		n.t.Fatalf("node %d ended: %v", i, err)
+	case <-time.After(20 * time.Second):
+		n.t.Fatalf("node %d is not ready", i)
+	}
+	path, err := n.homes[i].Sock("chain")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	r.api = api.NewChain(sock.Dial(path, "top-chain serve"))
+	n.nodes[i] = r
+	return r
+}
+
+func (n *network) startAll() {
+	for i := range n.homes {
+		n.start(i)
+	}
+}
+
+// eventually polls a condition until it holds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// reach waits until a node has a block at height.
+func (r *running) reach(t *testing.T, height top.Height) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("block %d", height), func() bool {
+		s, err := r.api.Status(t.Context())
+		return err == nil && s.Height >= height
+	})
+}
+
+// transfer is a signed payment from the rich account.
+func (n *network) transfer(nonce uint64, to top.Address, amount top.Amount) []byte {
+	n.t.Helper()
+	tx := &ledger.Tx{
+		Chain: n.chain, Nonce: nonce, Expiry: uint64(time.Now().Add(time.Hour).Unix()),
+		Body: &ledger.Transfer{To: ledger.ToAddress(to), Amount: amount},
+	}
+	if err := tx.Sign(n.rich.Signer()); err != nil {
+		n.t.Fatal(err)
+	}
+	return tx.Encode()
+}
+
+func someone(b byte) (a top.Address) {
+	k := keys.FromSeed([32]byte{b})
+	return k.Public()
+}
+
+// pay submits a payment to node i and waits until it is final.
+func (n *network) pay(i int, nonce uint64, to top.Address, amount top.Amount) api.Tx {
+	n.t.Helper()
+	s, err := n.nodes[i].api.Submit(n.t.Context(), n.transfer(nonce, to, amount))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	tx, err := n.nodes[i].api.Tx(n.t.Context(), s.ID, 20*time.Second)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return tx
+}
+
+func TestFourValidatorsPayAndProve(t *testing.T) {
+	n := newNetwork(t, 4)
+	n.startAll()
+	bob := someone(1)
+	tx := n.pay(0, 1, bob, 3*top.One)
+	if !tx.OK || tx.Kind != "transfer" || tx.Height == 0 {
+		t.Fatalf("transaction %+v", tx)
+	}
+	for i := range n.nodes {
+		n.nodes[i].reach(t, tx.Height)
+		a, err := n.nodes[i].api.Account(t.Context(), bob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p ledger.AccountProof
+		if err := p.Decode(a.Proof); err != nil {
+			t.Fatal(err)
+		}
+		acc, _, exists, err := p.Verify(a.At.Root)
+		if err != nil || !exists || acc.Balance != 3*top.One-ledger.DefaultParams(n.chain).AccountFee || acc.Balance != a.Balance {
+			t.Fatalf("node %d: account %+v, proven %+v, %v", i, a, acc, err)
+		}
+	}
+	if _, err := n.nodes[1].api.Account(t.Context(), someone(2)); err != nil {
+		t.Fatalf("absence: %v", err)
+	}
+	if _, err := n.nodes[1].api.Tx(t.Context(), top.ID{1}, 0); !errors.Is(err, top.ErrNotFound) {
+		t.Fatalf("unknown transaction: %v", err)
+	}
+}
