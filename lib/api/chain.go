@@ -193,6 +193,30 @@ type Entry struct {
 	Time    top.Time     `json:"time"`
 }
 
+// Text is the entry as a line for people.
+func (e Entry) Text() string {
+	sign := map[string]string{"in": "+", "out": "-"}[e.Way]
+	s := fmt.Sprintf("%s  %-10s %s%s TOP", e.Time, e.Kind, sign, e.Amount)
+	if e.Fee > 0 {
+		s += fmt.Sprintf("  fee %s", e.Fee)
+	}
+	switch {
+	case e.Peer != nil && e.Way == "in":
+		s += fmt.Sprintf("  from %s", e.Peer)
+	case e.Peer != nil:
+		s += fmt.Sprintf("  to %s", e.Peer)
+	case e.Peers > 0:
+		s += fmt.Sprintf("  with %d others", e.Peers)
+	}
+	if e.Channel != nil {
+		s += fmt.Sprintf("  channel %s", e.Channel.Short())
+	}
+	if !e.OK {
+		s += "  " + e.Error
+	}
+	return s
+}
+
 // An Event is one thing that happened on the chain. Seq rises by one from
 // block to block: Since resumes without a gap.
 type Event struct {
@@ -210,6 +234,16 @@ type LightBlock struct {
 	Type   string     `json:"type"` // "light-block"
 	Height top.Height `json:"height"`
 	Block  Bytes      `json:"block"` // protobuf: CometBFT's tendermint.types.LightBlock
+}
+
+// A SignedTx is a transaction that is signed and was not submitted. Whoever has
+// it can submit it, once.
+type SignedTx struct {
+	Type   string   `json:"type"` // "signed-tx"
+	ID     top.ID   `json:"id"`
+	Kind   string   `json:"kind"`
+	Expiry top.Time `json:"expiry"` // block time from which it is void
+	Raw    Bytes    `json:"raw"`    // docs/wire.md, "Transaction"
 }
 
 // A Submitted says that a node took a transaction into its pool.
@@ -234,13 +268,13 @@ func (c *Chain) Genesis(ctx context.Context) (raw json.RawMessage, err error) {
 }
 
 // LightBlock asks for the header at a height, with its commit and validators; 0
-// asks for the newest.
-func (c *Chain) LightBlock(ctx context.Context, h top.Height) (b LightBlock, err error) {
+// asks for the newest. One that is not final yet is waited for.
+func (c *Chain) LightBlock(ctx context.Context, h top.Height, wait time.Duration) (b LightBlock, err error) {
 	at := "latest"
 	if h > 0 {
 		at = h.String()
 	}
-	return b, c.c.Get(ctx, "/v1/headers/"+at, &b)
+	return b, c.c.Get(ctx, fmt.Sprintf("/v1/headers/%s?wait=%s", at, wait), &b)
 }
 
 // Submit hands a signed transaction to the node. It returns once the

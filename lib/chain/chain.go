@@ -11,7 +11,7 @@
 //	C4  a block replayed changes nothing in the index
 //	C5  when the disk or the consensus fails, Run ends with an error that names
 //	    the remedy: it never hangs and never goes on half alive
-//	C6  a stranger reaches the Public routes alone, at a bounded rate
+//	C6  a stranger reaches the Public routes alone, over a bounded number of streams
 package chain
 
 import (
@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"time"
 
@@ -35,6 +36,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/home"
+	"top/lib/mesh"
 	"top/lib/sock"
 	"top/lib/top"
 )
@@ -49,8 +51,7 @@ type Config struct {
 	Discover    bool          // asks peers for more peers
 	EmptyBlocks time.Duration // between blocks while nothing happens; 0 is 250 ms
 	MinFree     uint64        // bytes of disk below which the node stops; 0 is 64 MiB
-	Strangers   net.Listener  // where light clients are answered; nil answers none
-	Addresses   []string      // what light clients dial to reach Strangers
+	Mesh        string        // multiaddress where light clients are answered; "" answers none
 	Ready       func() error  // called once the socket answers; may be nil
 	Log         *slog.Logger  // nil is silent
 }
@@ -68,6 +69,7 @@ type Node struct {
 	app     *app
 	index   index
 	start   time.Time
+	host    *mesh.Host // nil when light clients are not answered
 
 	comet  *node.Node // set once by Run before the routes are served
 	states sm.Store   // CometBFT's, to read validators from
@@ -105,38 +107,69 @@ func New(cfg Config) (*Node, error) {
 		}
 	}
 	if n.cfg.Listen == "" {
-		if n.cfg.Listen, err = freePort(); err != nil {
+		port, err := DrawPort()
+		if err != nil {
 			return nil, err
 		}
+		n.cfg.Listen = fmt.Sprintf("0.0.0.0:%d", port)
 	}
 	if n.release, err = home.Lock(n.files.lock()); err != nil {
 		return nil, fmt.Errorf("another node runs on %s: %w", cfg.Home, err)
 	}
-	n.server, err = sock.New(sock.Config{
-		Name: "top-chain", Sock: n.cfg.Sock, Routes: n.routes(), Log: cfg.Log, Metrics: n.metrics, Health: n.health,
-	})
-	if err != nil {
-		n.release()
+	if err = n.claim(); err != nil {
+		n.close()
 		return nil, err
 	}
 	return n, nil
 }
 
-// freePort is an address with a port that was free a moment ago.
-func freePort() (string, error) {
-	ln, err := net.Listen("tcp", ":0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+// claim takes the socket and the mesh address.
+func (n *Node) claim() (err error) {
+	n.server, err = sock.New(sock.Config{
+		Name: "top-chain", Sock: n.cfg.Sock, Routes: n.routes(), Log: n.cfg.Log, Metrics: n.metrics, Health: n.health,
+	})
+	if err != nil || n.cfg.Mesh == "" {
+		return err
 	}
-	defer ln.Close()
-	return fmt.Sprintf("0.0.0.0:%d", ln.Addr().(*net.TCPAddr).Port), nil
+	n.host, err = mesh.New(mesh.Config{Key: meshKey(n.seed), Listen: []string{n.cfg.Mesh}, Log: n.cfg.Log})
+	return err
+}
+
+// close gives up what New claimed.
+func (n *Node) close() {
+	if n.host != nil {
+		n.host.Close()
+	}
+	if n.server != nil {
+		n.server.Close()
+	}
+	n.release()
+}
+
+// Ports that DrawPort takes: below those that systems hand out for outgoing
+// connections (Linux: 32768 up), so that a port stays free until it is used.
+const (
+	firstPort = 20_000
+	lastPort  = 32_000
+)
+
+// DrawPort is a TCP port that nobody listens on.
+func DrawPort() (int, error) {
+	for range 100 {
+		port := firstPort + mathrand.IntN(lastPort-firstPort)
+		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err == nil {
+			ln.Close()
+			return port, nil
+		}
+	}
+	return 0, top.Errorf(top.Failed, "found no free port between %d and %d (name one: --listen HOST:PORT)", firstPort, lastPort)
 }
 
 // Run is the node until ctx ends, which it survives with nil, or until its disk
 // or its consensus fails (C5). It may be called once.
 func (n *Node) Run(ctx context.Context) (err error) {
-	defer n.release()
-	defer n.server.Close()
+	defer n.close()
 	if err := n.checkSpace(); err != nil {
 		return err
 	}
@@ -155,8 +188,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return n.dial(ctx, n.comet.Switch()) })
 	g.Go(func() error { return n.watchSpace(ctx) })
 	g.Go(func() error { return n.server.Run(ctx) })
-	if n.cfg.Strangers != nil {
-		g.Go(func() error { return n.server.ServePublic(ctx, n.cfg.Strangers) })
+	if n.host != nil {
+		g.Go(func() error { return n.server.ServePublic(ctx, n.host.Listen(Protocol)) })
 	}
 	if n.cfg.Ready != nil {
 		if err := n.cfg.Ready(); err != nil {

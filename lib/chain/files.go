@@ -17,6 +17,8 @@ import (
 	"github.com/cometbft/cometbft/privval"
 
 	"top/lib/home"
+	"top/lib/keys"
+	"top/lib/mesh"
 	"top/lib/top"
 	"top/lib/wire"
 )
@@ -174,6 +176,19 @@ func roleSeed(seed [32]byte, role string) [32]byte { return wire.Digest(role, se
 func roleKey(seed [32]byte, role string) cometed.PrivKey {
 	s := roleSeed(seed, role)
 	return cometed.PrivKey(ed25519.NewKeyFromSeed(s[:]))
+}
+
+// meshKey is a node's identity among light clients.
+func meshKey(seed [32]byte) keys.Private { return keys.FromSeed(roleSeed(seed, roleMesh)) }
+
+// MeshID is the name of the node of dir among light clients: what stands after
+// /p2p/ in its address.
+func MeshID(dir home.Dir, rand io.Reader) (string, error) {
+	seed, err := Seed(dir, rand)
+	if err != nil {
+		return "", err
+	}
+	return mesh.ID(meshKey(seed))
 }
 
 func peerID(seed [32]byte) p2p.ID { return p2p.PubKeyToID(roleKey(seed, rolePeer).PubKey()) }

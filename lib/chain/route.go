@@ -2,6 +2,7 @@ package chain
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"strconv"
 	"time"
@@ -16,6 +17,10 @@ import (
 
 // staleAfter is the age of the last block beyond which a node says so.
 const staleAfter = 60 * time.Second
+
+// Protocol is how light clients ask a full node: the Public routes of chain.sock
+// over HTTP/1.1 on a libp2p stream.
+const Protocol = "/top/chain/1"
 
 // routes is the table of chain.sock (docs/contract.md, "Sockets"). The Public
 // ones are also answered to light clients, who believe none of it.
@@ -53,7 +58,9 @@ func (n *Node) status(c *sock.Call) error {
 	r.Stale = time.Since(head.Time.Time) > staleAfter
 	r.Peers = n.comet.Switch().Peers().Size()
 	r.Pending = n.comet.Mempool().Size()
-	r.Addresses = n.cfg.Addresses
+	if n.host != nil {
+		r.Addresses = n.host.Addrs()
+	}
 	r.Consensus = string(peerID(n.seed)) + "@" + n.dialled()
 	r.Earliest = top.Height(n.comet.BlockStore().Base())
 	r.UptimeMs = top.Count(time.Since(n.start).Milliseconds())
@@ -93,25 +100,42 @@ func (n *Node) getGenesis(c *sock.Call) error { return c.Bytes("application/json
 // header answers with a light block: a header, the commit that makes it final
 // and the validators that signed, as CometBFT encodes them.
 func (n *Node) header(c *sock.Call) error {
-	var h top.Height
-	if v := c.Arg("height"); v == "latest" {
+	h, wait, err := heightArg(c)
+	if err != nil {
+		return err
+	}
+	if h == 0 {
 		h = n.app.lastHead().Height
-	} else if err := h.UnmarshalText([]byte(v)); err != nil {
-		return top.Errorf(top.Invalid, "height %q: want a number or \"latest\"", v)
+	}
+	if wait > 0 && h > 0 {
+		ctx, cancel := context.WithTimeout(c.Context(), wait)
+		defer cancel()
+		// Whoever waited in vain is told that the block is not there.
+		if _, err := n.app.wait(ctx, h-1); err != nil && c.Context().Err() != nil {
+			return err
+		}
 	}
 	lb, err := n.lightBlock(h)
 	if err != nil {
 		return err
 	}
-	p, err := lb.ToProto()
+	b, err := encodeLightBlock(lb)
 	if err != nil {
-		return fmt.Errorf("header %d: %w", h, err)
-	}
-	b, err := p.Marshal()
-	if err != nil {
-		return fmt.Errorf("header %d: %w", h, err)
+		return err
 	}
 	return c.JSON(api.LightBlock{Type: "light-block", Height: h, Block: b})
+}
+
+// heightArg is the height that a call names, 0 for "latest", and how long it
+// would wait for it.
+func heightArg(c *sock.Call) (h top.Height, wait time.Duration, err error) {
+	if v := c.Arg("height"); v != "latest" {
+		if err := h.UnmarshalText([]byte(v)); err != nil || h == 0 {
+			return 0, 0, top.Errorf(top.Invalid, "height %q: want a number or \"latest\"", v)
+		}
+	}
+	wait, err = waitArg(c)
+	return h, wait, err
 }
 
 // lightBlock is the light block at a height that is final.

@@ -84,17 +84,11 @@ const maxWait = 5 * time.Minute
 // tx answers what became of a transaction, with the proof that it stands in its
 // block and that this was its result.
 func (n *Node) tx(c *sock.Call) error {
-	id, err := top.ParseID(c.Arg("id"))
+	id, wait, err := txArg(c)
 	if err != nil {
 		return err
 	}
-	var wait time.Duration
-	if v := c.Query("wait"); v != "" {
-		if wait, err = time.ParseDuration(v); err != nil || wait < 0 {
-			return top.Errorf(top.Invalid, "wait=%q: want a duration as in 5s", v)
-		}
-	}
-	ctx, cancel := context.WithTimeout(c.Context(), min(wait, maxWait))
+	ctx, cancel := context.WithTimeout(c.Context(), wait)
 	defer cancel()
 	height, at, err := n.await(ctx, id)
 	if err != nil {
@@ -108,6 +102,27 @@ func (n *Node) tx(c *sock.Call) error {
 		return err
 	}
 	return c.JSON(r)
+}
+
+// txArg is the transaction that a call names and how long it would wait.
+func txArg(c *sock.Call) (id top.ID, wait time.Duration, err error) {
+	if id, err = top.ParseID(c.Arg("id")); err != nil {
+		return id, 0, err
+	}
+	wait, err = waitArg(c)
+	return id, wait, err
+}
+
+func waitArg(c *sock.Call) (time.Duration, error) {
+	v := c.Query("wait")
+	if v == "" {
+		return 0, nil
+	}
+	wait, err := time.ParseDuration(v)
+	if err != nil || wait < 0 {
+		return 0, top.Errorf(top.Invalid, "wait=%q: want a duration as in 5s", v)
+	}
+	return min(wait, maxWait), nil
 }
 
 // await returns where a transaction stands once it is final.

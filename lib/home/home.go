@@ -37,6 +37,14 @@ func Default(getenv func(string) string) (Dir, error) {
 	return "", top.Errorf(top.Usage, "neither TOP_HOME nor HOME is set (say --home DIR)")
 }
 
+// Of is the home that a --home flag names, or Default when it is empty.
+func Of(flag string, getenv func(string) string) (Dir, error) {
+	if flag != "" {
+		return Dir(flag), nil
+	}
+	return Default(getenv)
+}
+
 // Path joins parts below the home.
 func (d Dir) Path(parts ...string) string {
 	return filepath.Join(append([]string{string(d)}, parts...)...)

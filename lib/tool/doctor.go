@@ -28,6 +28,7 @@ type Check struct {
 func doctorVerb(app App) Verb {
 	return Verb{
 		Name: "doctor", Summary: "look at everything that " + app.Name + " needs, and say what mends it",
+		Flags:    app.DoctorFlags,
 		Records:  []string{"check"},
 		Examples: []string{app.Name + " doctor", app.Name + " doctor --json"},
 		Run: func(ctx context.Context, c *Call) error {

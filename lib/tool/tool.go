@@ -37,6 +37,8 @@ type App struct {
 	Verbs   []Verb
 	// Doctor looks at what the tool needs; nil leaves the verb out.
 	Doctor func(context.Context, *Call) ([]Check, error)
+	// DoctorFlags are the flags of the verb doctor.
+	DoctorFlags []Flag
 }
 
 // A Verb is one thing that a tool does.

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"top/lib/chain"
+	"top/lib/home"
+	"top/lib/tool"
+	"top/lib/top"
+)
+
+func serveVerb() tool.Verb {
+	return tool.Verb{
+		Name: "serve", Summary: "run the node that this home holds", Serve: true,
+		Doc: `A validator, a full node or a light client, as "top-chain init" made it. Runs in
+the foreground until SIGINT or SIGTERM. After kill -9 it comes back to the state
+that it had.`,
+		Flags: []tool.Flag{
+			{Name: "sock", Help: "where to answer (default HOME/run/chain.sock)"},
+			{Name: "light", Kind: tool.Bool, Help: "verify headers and proofs, keep no state"},
+			{Name: "listen", Help: "HOST:PORT for validators and full nodes"},
+			{Name: "external", Help: "HOST:PORT that others dial, when it differs"},
+			{Name: "mesh", Help: "multiaddress where light clients are answered; none answers none"},
+			{Name: "peer", Kind: tool.Strings, Help: "whom to dial; may repeat"},
+			{Name: "trust", Help: "light client: start from this header, HEIGHT:HASH"},
+			{Name: "discover", Kind: tool.Bool, Help: "ask peers for more peers"},
+			{Name: "empty-blocks", Kind: tool.Duration, Default: "250ms", Help: "between blocks while nothing happens; sets how old a head may look"},
+			{Name: "min-free", Kind: tool.Int, Default: "64", Help: "MiB of disk below which the node stops"},
+		},
+		Examples: []string{"top-chain serve", "top-chain serve --light", "TOP_HOME=/srv/top top-chain serve --listen 0.0.0.0:26656"},
+		Run:      serve,
+	}
+}
+
+func serve(ctx context.Context, c *tool.Call) error {
+	dir, err := homeOf(c)
+	if err != nil {
+		return err
+	}
+	join, err := chain.LoadJoin(dir)
+	if err != nil {
+		return err
+	}
+	for name, v := range map[string]*string{"listen": &join.Listen, "mesh": &join.Mesh, "trust": &join.Trust} {
+		if c.Set(name) {
+			*v = c.String(name)
+		}
+	}
+	if c.Set("peer") {
+		join.Peers = c.Strings("peer")
+	}
+	if c.Int("min-free") < 0 || c.Duration("empty-blocks") < 10*time.Millisecond {
+		return top.Errorf(top.Usage, "--min-free wants a count of MiB, --empty-blocks 10ms or more")
+	}
+	if join.Light || c.Bool("light") {
+		return serveLight(ctx, c, dir, join)
+	}
+	if join.Mesh == "none" {
+		join.Mesh = ""
+	}
+	n, err := chain.New(chain.Config{
+		Home: dir, Sock: c.String("sock"), Listen: join.Listen, External: c.String("external"), Peers: join.Peers,
+		Discover: c.Bool("discover"), EmptyBlocks: c.Duration("empty-blocks"), MinFree: uint64(c.Int("min-free")) << 20,
+		Mesh: join.Mesh, Ready: c.Ready, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	return n.Run(ctx)
+}
+
+func serveLight(ctx context.Context, c *tool.Call, dir home.Dir, join chain.Join) error {
+	l, err := chain.NewLight(chain.LightConfig{
+		Home: dir, Sock: c.String("sock"), Peers: join.Peers, Trust: join.Trust, Ready: c.Ready, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	return l.Run(ctx)
+}

@@ -1,0 +1,410 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/cometbft/cometbft/types"
+	"golang.org/x/sync/errgroup"
+
+	"top/lib/api"
+	"top/lib/home"
+	"top/lib/ledger"
+	"top/lib/mesh"
+	"top/lib/sock"
+	"top/lib/top"
+)
+
+// LightConfig says how a light client runs. Home must have been made by Setup.
+type LightConfig struct {
+	Home  home.Dir
+	Sock  string       // path of chain.sock; "" is where Home has it
+	Peers []string     // full nodes: libp2p addresses
+	Trust string       // HEIGHT:HASH to start from; "" is the genesis
+	Ready func() error // called once the socket answers; may be nil
+	Log   *slog.Logger // nil is silent
+
+	dial func(ctx context.Context, addr string) (net.Conn, error) // nil: over the mesh
+}
+
+// Light is a light client: it believes nothing but the validators' signatures
+// and the Merkle proofs under them, whoever answers (C2).
+type Light struct {
+	cfg     LightConfig
+	files   files
+	genesis *Genesis
+	raw     []byte
+	headers *headers
+	peers   []*peer
+	host    *mesh.Host
+	release func()
+	server  *sock.Server
+	start   time.Time
+
+	mu       sync.Mutex
+	fork     error      // set when two signed headers contradict each other
+	evidence int        // files of such headers
+	params   api.Params // proven; zero before the first answer
+	alive    int        // peers that answered last time
+}
+
+// A peer is a full node that is asked and not believed.
+type peer struct {
+	addr string
+	api  *api.Chain
+	sock *sock.Client
+}
+
+const (
+	followPause = time.Second      // between looks at the newest header
+	savePause   = 10 * time.Second // between writes of it to disk
+	peerWait    = 10 * time.Second // for one answer of a peer
+)
+
+// NewLight claims the home and the socket.
+func NewLight(cfg LightConfig) (l *Light, err error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	l = &Light{cfg: cfg, files: files{cfg.Home}, start: time.Now()}
+	if l.raw, err = LoadGenesis(cfg.Home); err != nil {
+		return nil, err
+	}
+	if l.genesis, err = ParseGenesis(l.raw); err != nil {
+		return nil, err
+	}
+	if len(cfg.Peers) == 0 {
+		return nil, top.Errorf(top.Usage, "a light client asks full nodes: name one with --peer (top-chain status on it shows its address)")
+	}
+	for _, p := range cfg.Peers {
+		if err := mesh.CheckAddr(p); err != nil && cfg.dial == nil {
+			return nil, err
+		}
+	}
+	if cfg.Trust != "" {
+		if _, _, err := parseTrust(cfg.Trust); err != nil {
+			return nil, err
+		}
+	}
+	l.headers = &headers{
+		chain: l.genesis.Chain.String(), path: l.files.light(), genesis: l.genesis, now: time.Now, byH: map[int64]*types.LightBlock{},
+	}
+	if err := l.countEvidence(); err != nil {
+		return nil, err
+	}
+	if l.cfg.Sock == "" {
+		if l.cfg.Sock, err = cfg.Home.Sock("chain"); err != nil {
+			return nil, err
+		}
+	}
+	if l.release, err = home.Lock(l.files.lock()); err != nil {
+		return nil, fmt.Errorf("another node runs on %s: %w", cfg.Home, err)
+	}
+	if err = l.claim(); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// claim takes the socket and an identity on the mesh.
+func (l *Light) claim() (err error) {
+	l.server, err = sock.New(sock.Config{
+		Name: "top-chain", Sock: l.cfg.Sock, Routes: l.routes(), Log: l.cfg.Log, Metrics: l.metrics, Health: l.health,
+	})
+	if err != nil {
+		return err
+	}
+	dial := l.cfg.dial
+	if dial == nil {
+		seed, err := Seed(l.cfg.Home, nil)
+		if err != nil {
+			return err
+		}
+		if l.host, err = mesh.New(mesh.Config{Key: meshKey(seed), Log: l.cfg.Log}); err != nil {
+			return err
+		}
+		dial = func(ctx context.Context, addr string) (net.Conn, error) { return l.host.Dial(ctx, Protocol, addr) }
+	}
+	for _, addr := range l.cfg.Peers {
+		c := sock.DialFunc(func(ctx context.Context) (net.Conn, error) { return dial(ctx, addr) }, "no answer from "+addr)
+		l.peers = append(l.peers, &peer{addr, api.NewChain(c), c})
+	}
+	return nil
+}
+
+func (l *Light) close() {
+	for _, p := range l.peers {
+		p.sock.Close()
+	}
+	if l.host != nil {
+		l.host.Close()
+	}
+	if l.server != nil {
+		l.server.Close()
+	}
+	l.release()
+}
+
+// Run is the light client until ctx ends. It may be called once.
+func (l *Light) Run(ctx context.Context) error {
+	defer l.close()
+	if err := l.headers.load(); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.server.Run(ctx) })
+	g.Go(func() error { return l.follow(ctx) })
+	if l.cfg.Ready != nil {
+		if err := l.cfg.Ready(); err != nil {
+			g.Go(func() error { return fmt.Errorf("say ready: %w", err) })
+		}
+	}
+	return g.Wait()
+}
+
+// follow keeps the newest header verified, compares what the peers say, and
+// writes it down.
+func (l *Light) follow(ctx context.Context) error {
+	tick := time.NewTicker(followPause)
+	defer tick.Stop()
+	saved := time.Now()
+	for {
+		if err := l.look(ctx); err != nil && ctx.Err() == nil {
+			l.cfg.Log.Warn("the newest header was not verified", "err", err)
+		}
+		if time.Since(saved) > savePause || ctx.Err() != nil {
+			if err := l.headers.save(); err != nil {
+				return remedy(err)
+			}
+			saved = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return l.headers.save()
+		case <-tick.C:
+		}
+	}
+}
+
+// look asks every peer for its newest header and verifies each. Two that are
+// signed and contradict each other are evidence.
+func (l *Light) look(ctx context.Context) error {
+	alive := 0
+	var bad error
+	for _, p := range l.peers {
+		one, cancel := context.WithTimeout(ctx, peerWait)
+		err := l.lookAt(one, p)
+		cancel()
+		if err == nil {
+			alive++
+		}
+		bad = errors.Join(bad, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.alive = alive
+	if alive > 0 && l.fork == nil {
+		return nil
+	}
+	return bad
+}
+
+func (l *Light) lookAt(ctx context.Context, p *peer) error {
+	if err := l.begin(ctx, p); err != nil {
+		return err
+	}
+	lb, err := p.lightBlock(ctx, 0, 0)
+	if err != nil {
+		return err
+	}
+	return l.judge(l.headers.accept(ctx, p, lb))
+}
+
+// begin verifies the first header, unless there is one.
+func (l *Light) begin(ctx context.Context, p *peer) error {
+	if _, ok := l.headers.head(); ok {
+		return nil
+	}
+	return l.headers.begin(ctx, p, l.cfg.Trust)
+}
+
+// judge keeps the evidence when an error is a conflict of signed headers. Both
+// were verified: the second by the validators of a header that the first is
+// above.
+func (l *Light) judge(err error) error {
+	var c *conflict
+	if !errors.As(err, &c) {
+		return err
+	}
+	if !l.signed(c.b) {
+		return fmt.Errorf("header %d is false: its votes do not verify: %w", c.b.Height, top.ErrFailed)
+	}
+	if err := c.record(l.files.evidence()); err != nil {
+		return err
+	}
+	return l.countEvidence()
+}
+
+// signed says whether the votes of a light block verify by a set of validators
+// that was verified.
+func (l *Light) signed(lb *types.LightBlock) bool {
+	l.headers.mu.Lock()
+	known := l.headers.byH[lb.Height]
+	l.headers.mu.Unlock()
+	if known == nil {
+		return false
+	}
+	return known.ValidatorSet.VerifyCommitLight(l.headers.chain, lb.Commit.BlockID, lb.Height, lb.Commit) == nil
+}
+
+// countEvidence counts what is kept; with any, this client answers nothing about
+// money until a person decides.
+func (l *Light) countEvidence() error {
+	names, err := filepath.Glob(filepath.Join(l.files.evidence(), "*.lightblock"))
+	if err != nil {
+		return fmt.Errorf("list evidence: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.evidence = len(names); l.evidence > 0 {
+		l.fork = top.Errorf(top.Failed, "validators signed two chains: the headers are kept in %s (ask others which chain stands, then remove that folder and start from a header that you trust: top-chain init --light --trust HEIGHT:HASH)", l.files.evidence())
+	}
+	return nil
+}
+
+// lightBlock asks the peer; 0 is the newest.
+func (p *peer) lightBlock(ctx context.Context, h top.Height, wait time.Duration) (*types.LightBlock, error) {
+	b, err := p.api.LightBlock(ctx, h, wait)
+	if err != nil {
+		return nil, err
+	}
+	return parseLightBlock(b.Block)
+}
+
+// ask calls f with each peer until one gives an answer that verifies. What the
+// peers say of a thing that is not there, or is refused, is an answer when all
+// of them say so.
+func (l *Light) ask(ctx context.Context, f func(context.Context, *peer) error) error {
+	l.mu.Lock()
+	fork := l.fork
+	l.mu.Unlock()
+	if fork != nil {
+		return fork
+	}
+	var first error
+	for _, p := range l.peers {
+		err := l.begin(ctx, p)
+		if err == nil {
+			err = l.judge(f(ctx, p))
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		l.cfg.Log.Debug("no answer that verifies", "peer", p.addr, "err", err)
+		if first == nil || errors.Is(first, top.ErrOffline) {
+			first = err
+		}
+	}
+	return first
+}
+
+func (l *Light) health() error {
+	h, ok := l.headers.head()
+	switch {
+	case !ok:
+		return errors.New("no header is verified yet")
+	case time.Since(h.Time.Time) > staleAfter:
+		return fmt.Errorf("the last block is %s old", time.Since(h.Time.Time).Round(time.Second))
+	}
+	return nil
+}
+
+func (l *Light) metrics(w io.Writer) {
+	h, _ := l.headers.head()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintf(w, "# TYPE top_chain_height gauge\ntop_chain_height %d\n", h.Height)
+	fmt.Fprintf(w, "# TYPE top_chain_peers gauge\ntop_chain_peers %d\n", l.alive)
+	fmt.Fprintf(w, "# TYPE top_chain_evidence gauge\ntop_chain_evidence %d\n", l.evidence)
+}
+
+// meta is the chain's parameters, proven. They never change, so that one proof
+// is enough.
+func (l *Light) meta(ctx context.Context, p *peer) (ledger.Params, error) {
+	l.mu.Lock()
+	have := l.params
+	l.mu.Unlock()
+	if have.Type == "" {
+		var err error
+		if have, err = l.askParams(ctx, p); err != nil {
+			return ledger.Params{}, err
+		}
+	}
+	return ledger.Params{
+		Chain: have.Chain, Kinds: have.Kinds, FeePerByte: have.FeePerByte, AccountFee: have.AccountFee,
+		AllowanceBytes: uint64(have.AllowanceBytes), UnlockSeconds: uint64(have.UnlockSeconds),
+		DeadlineSec: uint64(have.DeadlineSec), DeadlineBlocks: uint64(have.DeadlineBlocks),
+	}, nil
+}
+
+func (l *Light) askParams(ctx context.Context, p *peer) (r api.Params, err error) {
+	got, err := p.api.Params(ctx)
+	if err != nil {
+		return r, err
+	}
+	at, err := l.proven(ctx, p, got.At)
+	if err != nil {
+		return r, err
+	}
+	var proof ledger.MetaProof
+	if err := proof.Decode(got.Proof); err != nil {
+		return r, err
+	}
+	m, err := proof.Verify(at.Root)
+	if err != nil {
+		return r, err
+	}
+	r = paramsRecord(m, at, got.Proof)
+	l.mu.Lock()
+	l.params = r
+	l.mu.Unlock()
+	return r, nil
+}
+
+// lag is how many blocks an answer may be behind the newest header verified:
+// peers are not all at the same block.
+const lag = 2
+
+// proven verifies the header that an answer names. One well below the newest is
+// refused: it may hide what happened since.
+func (l *Light) proven(ctx context.Context, p *peer, at api.Header) (api.Header, error) {
+	if head, ok := l.headers.head(); ok && at.Height+lag < head.Height {
+		return at, fmt.Errorf("the answer is of block %s, the chain is at %s: %w", at.Height, head.Height, top.ErrFailed)
+	}
+	lb, err := l.headers.verified(ctx, p, at.Height, 0)
+	if err != nil {
+		return at, err
+	}
+	return headerOf(lb), nil
+}
+
+func (f files) light() string    { return f.dir.Path("chain", "light.header") }
+func (f files) evidence() string { return f.dir.Path("chain", "evidence") }
+
+// Forget removes what a light client trusts, so that the next start begins anew
+// from the genesis or --trust.
+func Forget(dir home.Dir) error {
+	if err := os.Remove(files{dir}.light()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget header: %w", err)
+	}
+	return nil
+}
