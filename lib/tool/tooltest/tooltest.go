@@ -1,0 +1,78 @@
+// Package tooltest runs scripts against real binaries: each
+// testdata/script/*.txtar is a subtest. It is for tests alone. Beside the
+// commands of testscript, where every program is run by exec, there are
+//
+//	exits N PROGRAM [ARGS...]  wants that exit code
+//	await PATH                 waits until a socket answers or a file exists
+package tooltest
+
+import (
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// Run builds the named commands ("top-wallet", …) and runs the scripts in dir
+// with them on PATH and TOP_HOME in the script's own folder.
+func Run(t *testing.T, dir string, cmds ...string) {
+	bin := t.TempDir()
+	for _, c := range cmds {
+		if out, err := exec.Command("go", "build", "-o", bin, "top/cmd/"+c).CombinedOutput(); err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+	}
+	// go test keeps a result until a file that the test looked at changes, and
+	// it does not see what go build reads: look at all of it.
+	for _, dir := range []string{"../../cmd", "../../lib"} {
+		filepath.WalkDir(dir, func(string, fs.DirEntry, error) error { return nil })
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: dir, RequireExplicitExec: true, RequireUniqueNames: true, UpdateScripts: os.Getenv("UPDATE") != "",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": Exits, "await": await},
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("PATH", bin+":"+e.Getenv("PATH"))
+			e.Setenv("TOP_HOME", filepath.Join(e.WorkDir, "home"))
+			return nil
+		},
+	})
+}
+
+// Exits is the script command "exits".
+func Exits(ts *testscript.TestScript, _ bool, args []string) {
+	got, exit := 0, new(exec.ExitError)
+	if err := ts.Exec(args[1], args[2:]...); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if strconv.Itoa(got) != args[0] {
+		ts.Fatalf("exit %d, want %s", got, args[0])
+	}
+}
+
+func await(ts *testscript.TestScript, _ bool, args []string) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(30 * time.Second); ; {
+		info, err := os.Stat(ts.MkAbs(args[0]))
+		if err == nil && info.Mode()&fs.ModeSocket != 0 {
+			_, err = net.Dial("unix", ts.MkAbs(args[0]))
+		}
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			ts.Fatalf("nothing at %s after 30 s", args[0])
+		}
+	}
+}
