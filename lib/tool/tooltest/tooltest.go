@@ -62,11 +62,12 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for late := time.After(30 * time.Second); ; {
-		info, err := os.Stat(ts.MkAbs(args[0]))
-		if err == nil && info.Mode()&fs.ModeSocket != 0 {
-			_, err = net.Dial("unix", ts.MkAbs(args[0]))
-		}
+		c, err := net.Dial("unix", ts.MkAbs(args[0]))
 		if err == nil {
+			c.Close()
+			return
+		}
+		if info, err := os.Stat(ts.MkAbs(args[0])); err == nil && info.Mode()&fs.ModeSocket == 0 {
 			return
 		}
 		select {
