@@ -201,7 +201,7 @@ func (r Receipt) Contradicts(o Receipt) bool {
 	if r.LogCount == o.LogCount {
 		return r.LogRoot != o.LogRoot || r.LogSum != o.LogSum
 	}
-	return (r.LogCount < o.LogCount) != (r.LogSum <= o.LogSum) && r.LogSum != o.LogSum
+	return r.LogSum != o.LogSum && (r.LogCount < o.LogCount) == (r.LogSum > o.LogSum)
 }
 
 // CheckEntry verifies that an entry is in the receipt's log, and gives what the
