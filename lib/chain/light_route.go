@@ -30,7 +30,7 @@ func (l *Light) routes() []sock.Route {
 		{Method: "GET", Path: "/v1/channels/{id}", Handle: l.channel},
 		{Method: "GET", Path: "/v1/nodes", Handle: l.nodes},
 		{Method: "GET", Path: "/v1/nodes/{id}", Handle: l.node},
-		{Method: "POST", Path: "/v1/txs", Access: sock.Write, Handle: l.submit},
+		{Method: "POST", Path: "/v1/txs", Access: sock.Write, MaxBody: maxSubmit, Handle: l.submit},
 		{Method: "GET", Path: "/v1/txs/{id}", Handle: l.tx},
 		{Method: "GET", Path: "/v1/events", Handle: l.events},
 	}

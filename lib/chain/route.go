@@ -36,7 +36,7 @@ func (n *Node) routes() []sock.Route {
 		{Method: "GET", Path: "/v1/channels/{id}", Public: true, Handle: n.channel},
 		{Method: "GET", Path: "/v1/nodes", Public: true, Handle: n.nodes},
 		{Method: "GET", Path: "/v1/nodes/{id}", Public: true, Handle: n.node},
-		{Method: "POST", Path: "/v1/txs", Access: sock.Write, Public: true, Handle: n.submit},
+		{Method: "POST", Path: "/v1/txs", Access: sock.Write, Public: true, MaxBody: maxSubmit, Handle: n.submit},
 		{Method: "GET", Path: "/v1/txs/{id}", Public: true, Handle: n.tx},
 		{Method: "GET", Path: "/v1/events", Public: true, Handle: n.events},
 	}

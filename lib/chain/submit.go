@@ -18,6 +18,9 @@ import (
 // poolPause is when a full pool may have room again: about a block later.
 const poolPause = 200 * time.Millisecond
 
+// maxSubmit bounds the body of a submit: a transaction of maxTx bytes in JSON.
+const maxSubmit = 2 * maxTx
+
 // submit takes a transaction into the pool. One that waits or is final already
 // is no error: a client that lost an answer may ask again.
 func (n *Node) submit(c *sock.Call) error {

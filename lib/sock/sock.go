@@ -9,6 +9,7 @@
 package sock
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,8 +42,8 @@ func (a Access) String() string {
 	return "read"
 }
 
-// maxBody bounds what a caller may send.
-const maxBody = 4 << 20
+// maxBody bounds what a caller may send, unless the route says otherwise.
+const maxBody = 1 << 20
 
 // A Route is one line of a daemon's table.
 type Route struct {
@@ -51,6 +52,8 @@ type Route struct {
 	Access Access
 	Public bool // also served to strangers, by Handler(true)
 	Handle func(*Call) error
+
+	MaxBody int64 // bytes that a caller may send; 0 is 1 MiB
 }
 
 // Config says what a Server serves.
@@ -164,7 +167,7 @@ func (s *Server) answer(r Route, public bool, w http.ResponseWriter, q *http.Req
 	err := allow(r, public, q)
 	if err == nil {
 		if q.Body != nil {
-			q.Body = http.MaxBytesReader(w, q.Body, maxBody)
+			q.Body = http.MaxBytesReader(w, q.Body, cmp.Or(r.MaxBody, maxBody))
 		}
 		err = r.Handle(c)
 	}
@@ -248,8 +251,9 @@ func (c *Call) Query(name string) string { return c.URL.Query().Get(name) }
 // Decode reads the JSON body into v. Fields that v does not know are skipped.
 func (c *Call) Decode(v any) error {
 	b, err := io.ReadAll(c.Body)
-	if tooLong := new(http.MaxBytesError); errors.As(err, &tooLong) {
-		return top.Errorf(top.Invalid, "the body is longer than %d MiB", maxBody>>20)
+	var tooLong *http.MaxBytesError
+	if errors.As(err, &tooLong) {
+		return top.Errorf(top.Invalid, "the body is longer than %d KiB", tooLong.Limit>>10)
 	}
 	if err != nil {
 		return fmt.Errorf("read body: %w", err)
