@@ -82,7 +82,7 @@ func New() *Bill {
 }
 
 // Add verifies a receipt and puts it on the bill (B1, B2). A receipt that is
-// refused changes nothing.
+// refused changes nothing. The bill keeps the receipt's slices.
 func (b *Bill) Add(r receipt.Receipt) error {
 	ch := channelKey{r.Ticket.Chain, r.Ticket.Channel, r.Ticket.Payer}
 	key := sessionKey{ch, r.Ticket.Node, r.Ticket.Session}

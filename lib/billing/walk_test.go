@@ -54,7 +54,7 @@ func slow(all []receipt.Receipt, w *channelWorld, limit top.Amount) (amount, ope
 // after each the bill is held against the slow one. In the end every session has
 // shown its last receipt, and the bill is what both ends know, to the last nano.
 func TestB4_RandomWalk(t *testing.T) {
-	const channels, steps = 8, 900
+	const channels, steps = 8, 600
 	rng := rand.New(rand.NewPCG(5, 5))
 	worlds := make([]*channelWorld, channels)
 	for i := range worlds {

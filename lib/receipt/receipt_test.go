@@ -282,6 +282,14 @@ func TestR2_TheLogIsWhatThePayerPromised(t *testing.T) {
 		{"settled: more than the amount", func(t *testing.T, w world) Receipt {
 			return w.settled(t, 10*price, 11*price)
 		}, top.ErrDenied, "covers at most"},
+		{"settled: one nano more", func(t *testing.T, w world) Receipt {
+			r := w.settled(t, 10, 0)
+			r.Ticket.Price = 1
+			must(t, r.Ticket.SignPayer(w.payer.Signer()))
+			must(t, r.Ticket.SignNode(w.node.Signer()))
+			w.log(t, &r, 11)
+			return r
+		}, top.ErrDenied, "covers at most"},
 		{"a tick that does not hash to the anchor", func(t *testing.T, w world) Receipt {
 			r := w.paid(t, 0, 5)
 			r.Claim.Ticks[1].W[0] ^= 1

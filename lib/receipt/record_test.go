@@ -70,6 +70,10 @@ func TestR5_AFieldThatDiffersIsNamed(t *testing.T) {
 		{"receipt", func(r *Record) { r.Receipt += "=" }},
 		{"receipt", func(r *Record) { r.Receipt = r.Receipt[:40] + "\n" + r.Receipt[40:] }},
 		{"receipt", func(r *Record) { r.Receipt += "AAAA" }},
+		{"receipt", func(r *Record) { // bits beyond the last byte
+			last := len(r.Receipt) - 1
+			r.Receipt = r.Receipt[:last] + string(r.Receipt[last]+1)
+		}},
 		{"receipt", func(r *Record) { r.Receipt = "" }},
 		{"receipt", func(r *Record) { r.Receipt = strings.Replace(r.Receipt, "A", "*", 1) }},
 		{"type", func(r *Record) { r.Type = "message" }},

@@ -139,6 +139,22 @@ func TestR6_NothingInAProofCanBeChanged(t *testing.T) {
 	}
 }
 
+// A half of no leaves would hold a sum that no leaf explains.
+func TestR6_NoSumWithoutALeaf(t *testing.T) {
+	leaf := Leaf{Amount: 3, Entry: top.ID{1}}
+	empty := node{hash: top.ID{2}, sum: 4}
+	for _, halves := range [][2]node{{leaf.node(), empty}, {empty, leaf.node()}} {
+		root, ok := join(halves[0], halves[1])
+		if !ok {
+			t.Fatal("the forger's tree does not hold together")
+		}
+		p := Proof{Leaf: leaf, Path: []Step{empty.step()}}
+		if _, err := p.Verify(root.hash, root.sum, root.count); !errors.Is(err, top.ErrDenied) {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A forger who hashes without checks makes a log of 10 TOP out of a leaf of more
 // and a half that is "negative". Its digests are right; its sums are not.
 func TestR6_NoSumWraps(t *testing.T) {
