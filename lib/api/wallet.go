@@ -78,8 +78,8 @@ type Payment struct {
 	Height     top.Height   `json:"height,omitempty"`
 	Time       *top.Time    `json:"time,omitempty"` // of its block
 	Expiry     *top.Time    `json:"expiry,omitempty"`
-	Balance    top.Amount   `json:"balance"` // proven, before it
-	After      top.Amount   `json:"after"`   // what would be left
+	Balance    top.Amount   `json:"balance,omitempty"` // of a dry run: proven, before it
+	After      top.Amount   `json:"after,omitempty"`   // of a dry run: what would be left
 	Error      string       `json:"error,omitempty"`
 	Message    string       `json:"message,omitempty"`
 	Repeated   bool         `json:"repeated,omitempty"` // the id was used before: nothing was sent now
@@ -283,7 +283,7 @@ func (p Payment) Text() string {
 // A Settled says what a claim or a provider's close brought.
 type Settled struct {
 	Type    string     `json:"type"`  // "settled"
-	State   string     `json:"state"` // "paid", "already" or "closed"
+	State   string     `json:"state"` // "paid", "already", "closed" or "gone"
 	Channel top.ID     `json:"channel"`
 	Owed    top.Amount `json:"owed"`  // what the receipts prove, at most the cap
 	Paid    top.Amount `json:"paid"`  // by this transaction
@@ -298,6 +298,8 @@ func (s Settled) Text() string {
 	switch s.State {
 	case "already":
 		return fmt.Sprintf("channel %s: %s TOP were claimed before, nothing to gain now", s.Channel, s.Total)
+	case "gone":
+		return fmt.Sprintf("channel %s: closed before this: what was claimed stays, nothing more can be", s.Channel)
 	case "closed":
 		return fmt.Sprintf("channel %s: closed, %s TOP paid now, fee %s", s.Channel, s.Paid, s.Fee)
 	}

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"top/lib/top"
 )
@@ -14,8 +13,9 @@ import (
 // their order.
 type parsed struct {
 	verb     *Verb
-	path     []string // "budget", "set"
-	flags    []string // each "--name=value"
+	path     []string        // "budget", "set"
+	flags    []string        // each "--name=value"
+	given    map[string]bool // names in flags
 	operands []string
 	help     bool
 	version  bool
@@ -30,10 +30,11 @@ func (p *parsed) line() []string {
 	return append(append(l, "--"), p.operands...)
 }
 
-// parse takes a command line apart (D1). The error is of kind Usage; what was
-// understood before it is in p.
-func parse(app App, args []string) (p *parsed, err error) {
-	p = &parsed{json: slices.Contains(untilDashes(args), "--json")}
+// parse takes a command line apart (D1) and adds what the environment says of
+// flags that are not on it. The error is of kind Usage; p is what was understood
+// before it.
+func parse(app App, args []string, getenv func(string) string) (p *parsed, err error) {
+	p = &parsed{given: map[string]bool{}, json: wantsJSON(app, args, getenv)}
 	verbs, ended := app.Verbs, false
 	for i := 0; i < len(args); i++ {
 		a := args[i]
@@ -46,12 +47,12 @@ func parse(app App, args []string) (p *parsed, err error) {
 				return p, err
 			}
 			i += used
-		case p.verb == nil || p.verb.Verbs != nil:
-			if a == "help" && p.verb == nil {
+		case p.verb == nil || p.verb.Run == nil:
+			v := find(verbs, a)
+			if v == nil && a == "help" {
 				p.help = true
 				continue
 			}
-			v := find(verbs, a)
 			if v == nil {
 				return p, p.unknown(app, verbs, a)
 			}
@@ -61,21 +62,62 @@ func parse(app App, args []string) (p *parsed, err error) {
 			p.operands = append(p.operands, a)
 		}
 	}
-	return p, p.complete(app)
+	if p.help || p.version || p.describe {
+		return p, nil
+	}
+	if err := p.complete(app); err != nil {
+		return p, err
+	}
+	return p, p.environment(app, getenv)
 }
 
-func untilDashes(args []string) []string {
+// wantsJSON says whether errors are to be records, before it is known whether
+// the command line is good.
+func wantsJSON(app App, args []string, getenv func(string) string) bool {
 	if i := slices.Index(args, "--"); i >= 0 {
-		return args[:i]
+		args = args[:i]
 	}
-	return args
+	on, _ := strconv.ParseBool(getenv(envName(app.Name, "json")))
+	for _, a := range args {
+		if a == "--json" {
+			on = true
+		} else if v, ok := strings.CutPrefix(a, "--json="); ok {
+			on, _ = strconv.ParseBool(v)
+		}
+	}
+	return on
 }
 
 // isNumber lets a negative number be an operand, so that the verb can refuse it
 // by name.
 func isNumber(a string) bool {
 	_, err := strconv.ParseFloat(a, 64)
-	return err == nil
+	return err == nil && strings.ContainsAny(a[1:2], "0123456789.")
+}
+
+// environment gives flags that are not on the command line the values of their
+// variables.
+func (p *parsed) environment(app App, getenv func(string) string) error {
+	for _, f := range allFlags(p.verb) {
+		name := envName(app.Name, f.Name)
+		v := getenv(name)
+		if p.given[f.Name] || v == "" {
+			continue
+		}
+		if _, err := f.value(v); err != nil {
+			return p.usage(app, "%s in the environment: %v", name, err)
+		}
+		p.set(f, v)
+	}
+	return nil
+}
+
+func (p *parsed) set(f Flag, value string) {
+	p.given[f.Name] = true
+	p.flags = append(p.flags, "--"+f.Name+"="+value)
+	if f.Name == "json" {
+		p.json, _ = strconv.ParseBool(value)
+	}
 }
 
 func find(verbs []Verb, name string) *Verb {
@@ -87,74 +129,70 @@ func find(verbs []Verb, name string) *Verb {
 	return nil
 }
 
-// flag reads one flag and says how many further arguments it used.
+// flag reads one flag, or several short ones in one word, and says how many
+// further arguments it used.
 func (p *parsed) flag(app App, a string, rest []string) (used int, err error) {
 	name, value, inline := strings.Cut(strings.TrimLeft(a, "-"), "=")
-	switch name {
-	case "help", "h":
+	long := strings.HasPrefix(a, "--")
+	switch {
+	case long && name == "help" || a == "-h":
 		p.help = true
 		return 0, nil
-	case "version":
+	case long && name == "version":
 		p.version = true
 		return 0, nil
-	case "describe":
+	case long && name == "describe":
 		p.describe = true
 		return 0, nil
 	}
-	flags := p.known(app)
-	at := slices.IndexFunc(flags, func(f Flag) bool {
-		return f.Name == name && strings.HasPrefix(a, "--") || f.Short == name && !strings.HasPrefix(a, "--")
-	})
-	if at < 0 {
+	flags := allFlags(p.verb)
+	if !long && len(name) > 1 {
+		return p.shorts(app, a, rest)
+	}
+	at := slices.IndexFunc(flags, func(f Flag) bool { return long && f.Name == name || !long && f.Short == name })
+	if at < 0 || name == "" {
 		return 0, p.noFlag(app, a, flags)
 	}
 	f := flags[at]
-	if f.Kind == Bool {
-		if !inline {
-			value = "true"
-		}
-	} else if !inline {
-		if len(rest) == 0 {
-			return 0, p.usage(app, "%s wants a value (%s)", a, f.Kind)
-		}
+	switch {
+	case inline:
+	case f.Kind == Bool:
+		value = "true"
+	case len(rest) == 0:
+		return 0, p.usage(app, "%s wants a value (%s)", a, f.Kind)
+	default:
 		value, used = rest[0], 1
 	}
-	if err := f.check(value); err != nil {
+	if _, err := f.value(value); err != nil {
 		return 0, p.usage(app, "--%s: %v", f.Name, err)
 	}
-	p.flags = append(p.flags, "--"+f.Name+"="+value)
+	p.set(f, value)
 	return used, nil
 }
 
-// known is the flags that may stand here: before the verb, any flag of any verb
-// below would be ambiguous, so only the shared ones.
-func (p *parsed) known(App) []Flag { return allFlags(p.verb) }
-
-// check says why a value is not one of the flag's kind.
-func (f Flag) check(value string) (err error) {
-	switch f.Kind {
-	case Bool:
-		_, err = strconv.ParseBool(value)
-	case Int:
-		_, err = strconv.Atoi(value)
-	case Duration:
-		_, err = time.ParseDuration(value)
-	case Amount:
-		_, err = top.ParseAmount(value)
-		return trimKind(err)
+// shorts reads "-qv" as "-q -v": all but the last of the letters are switches,
+// and what follows the letter of a flag with a value is the value, as in
+// "-ofile".
+func (p *parsed) shorts(app App, a string, rest []string) (used int, err error) {
+	flags := allFlags(p.verb)
+	for i := 1; i < len(a); i++ {
+		at := slices.IndexFunc(flags, func(f Flag) bool { return f.Short == a[i:i+1] })
+		switch {
+		case a[i] == 'h':
+			p.help = true
+		case at < 0:
+			return 0, p.noFlag(app, a, flags)
+		case flags[at].Kind == Bool && (i+1 == len(a) || a[i+1] != '='):
+			p.set(flags[at], "true")
+		default:
+			value := strings.TrimPrefix(a[i+1:], "=")
+			if i+1 == len(a) {
+				return p.flag(app, "-"+a[i:], rest)
+			}
+			return p.flag(app, "-"+a[i:i+1]+"="+value, rest)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("%q is not a value of kind %s", value, f.Kind)
-	}
-	return nil
-}
-
-// trimKind cuts the sentinel's own word off the end of an error's text.
-func trimKind(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s", strings.TrimSuffix(err.Error(), ": "+string(top.KindOf(err))))
+	return 0, nil
 }
 
 func (p *parsed) usage(app App, format string, args ...any) error {
@@ -171,10 +209,11 @@ func (p *parsed) noFlag(app App, a string, flags []Flag) error {
 		names[i] = "--" + f.Name
 	}
 	name, _, _ := strings.Cut(a, "=")
+	hint := nearest("--"+strings.TrimLeft(name, "-"), names)
 	if p.verb == nil {
-		return p.usage(app, "%s: no such flag before a verb%s", name, nearest(name, names))
+		return p.usage(app, "%s: no such flag before a command%s", name, hint)
 	}
-	return p.usage(app, "%s has no flag %s%s", strings.Join(p.path, " "), name, nearest(name, names))
+	return p.usage(app, "%s has no flag %s%s", strings.Join(p.path, " "), name, hint)
 }
 
 func (p *parsed) unknown(app App, verbs []Verb, a string) error {
@@ -190,9 +229,6 @@ func (p *parsed) unknown(app App, verbs []Verb, a string) error {
 
 // complete checks that the operands fit the verb.
 func (p *parsed) complete(app App) error {
-	if p.help || p.version || p.describe {
-		return nil
-	}
 	if p.verb == nil || p.verb.Run == nil {
 		return p.usage(app, "want a command")
 	}

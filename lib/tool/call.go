@@ -1,14 +1,16 @@
 package tool
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -17,28 +19,40 @@ import (
 	"top/lib/top"
 )
 
-// A Call is one run of a verb: its flags, operands and streams.
+// A Call is one run of a verb: its flags, operands and streams. Only reading
+// flags and Log are safe for concurrent use.
 type Call struct {
 	Args []string
-	In   io.Reader
-	Out  io.Writer
+	In   io.Reader // stdin; reading ends with the verb's context
+	Out  io.Writer // stdout; gone for good once a Write fails
 	Err  io.Writer
 	JSON bool
 	Log  *slog.Logger // silent for one-shot verbs without -v
 
-	app  App
-	verb *Verb
-	path []string
-	x    *cli.Context
-	sig  atomicSignal
+	app    App
+	verb   *Verb
+	path   []string
+	x      *cli.Context
+	stdout *output
+	bar    *Progress       // the last one begun
+	ready  *os.File        // --ready-fd, until Ready
+	done   <-chan struct{} // closed when the verb's context ends
+	sig    atomic.Int32    // the signal that ended a one-shot verb; 0 is none
 }
 
-// flagDef is the declaration of a flag of this verb; asking for one that was not
-// declared is a bug.
-func (c *Call) flagDef(name string) Flag {
+// flagged says whether the verb has a flag.
+func (c *Call) flagged(name string) bool {
+	return slices.ContainsFunc(allFlags(c.verb), func(f Flag) bool { return f.Name == name })
+}
+
+// flag is a flag's declaration and what was given for it, or else its default.
+// Asking for a flag that was not declared is a bug.
+func (c *Call) flag(name string) (f Flag, given string) {
 	for _, f := range allFlags(c.verb) {
-		if f.Name == name {
-			return f
+		if f.Name == name && c.x.IsSet(name) {
+			return f, c.x.String(name)
+		} else if f.Name == name {
+			return f, f.Default
 		}
 	}
 	panic("tool: no flag " + name + " in " + strings.Join(c.path, " "))
@@ -49,48 +63,44 @@ func (c *Call) Set(name string) bool { return c.x.IsSet(name) }
 
 // String is a flag's value, or its default.
 func (c *Call) String(name string) string {
-	if d := c.flagDef(name); !c.x.IsSet(name) {
-		return d.Default
-	}
-	return c.x.String(name)
+	_, s := c.flag(name)
+	return s
 }
 
 // Bool is a flag's value; the default is false.
-func (c *Call) Bool(name string) bool { c.flagDef(name); return c.x.Bool(name) }
-
-// Int is a flag's value, or its default.
-func (c *Call) Int(name string) int {
-	d := c.flagDef(name)
-	if !c.x.IsSet(name) {
-		var n int
-		fmt.Sscan(d.Default, &n)
-		return n
-	}
-	return c.x.Int(name)
+func (c *Call) Bool(name string) bool {
+	c.flag(name)
+	return c.x.Bool(name)
 }
 
-// Duration is a flag's value, or its default.
-func (c *Call) Duration(name string) time.Duration {
-	d := c.flagDef(name)
-	if !c.x.IsSet(name) {
-		v, _ := time.ParseDuration(d.Default)
+// Int is a flag's value, or its default, or 0.
+func (c *Call) Int(name string) int { return value[int](c, name) }
+
+// Duration is a flag's value, or its default, or 0; it is never below 0.
+func (c *Call) Duration(name string) time.Duration { return value[time.Duration](c, name) }
+
+// Amount is a flag's value in nano, or its default, or 0.
+func (c *Call) Amount(name string) top.Amount { return value[top.Amount](c, name) }
+
+// value reads a flag whose text parse has checked; asking for another type than
+// the flag's is a bug.
+func value[T any](c *Call, name string) (v T) {
+	f, s := c.flag(name)
+	if s == "" {
 		return v
 	}
-	return c.x.Duration(name)
-}
-
-// Amount is a flag's value in nano, or its default.
-func (c *Call) Amount(name string) top.Amount {
-	s := c.String(name)
-	if s == "" {
-		return 0
+	got, err := f.value(s)
+	if err != nil {
+		panic("tool: default of --" + name + ": " + err.Error())
 	}
-	a, _ := top.ParseAmount(s) // checkValues refused what does not parse
-	return a
+	return got.(T)
 }
 
 // Strings is every value of a flag that may repeat.
-func (c *Call) Strings(name string) []string { c.flagDef(name); return c.x.StringSlice(name) }
+func (c *Call) Strings(name string) []string {
+	c.flag(name)
+	return c.x.StringSlice(name)
+}
 
 // Arg is operand i, "" when absent.
 func (c *Call) Arg(i int) string {
@@ -104,36 +114,60 @@ func (c *Call) Arg(i int) string {
 func (c *Call) Getenv(name string) string { return os.Getenv(name) }
 
 // Emit prints one result: the record under --json, else the text as a line.
+// What a stranger may have put into the text cannot steer a terminal.
 func (c *Call) Emit(record any, format string, args ...any) error {
 	if c.JSON {
 		return pipe.NewWriter(c.Out).Write(record)
 	}
-	_, err := fmt.Fprintf(c.Out, format+"\n", args...)
+	_, err := io.WriteString(c.Out, printable(fmt.Sprintf(format, args...))+"\n")
 	return err
 }
 
 // Info remarks something on stderr, unless --quiet.
 func (c *Call) Info(format string, args ...any) {
 	if !c.Bool("quiet") {
-		fmt.Fprintf(c.Err, "%s: %s\n", c.app.Name, fmt.Sprintf(format, args...))
+		c.bar.end()
+		io.WriteString(c.Err, c.app.Name+": "+printable(fmt.Sprintf(format, args...))+"\n")
 	}
+}
+
+// printable replaces control characters but for tab and newline.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\t' && r != '\n' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
 }
 
 // Ready says that the daemon answers: it writes a newline to --ready-fd and
 // closes it.
 func (c *Call) Ready() error {
-	if !c.x.IsSet("ready-fd") {
+	f := c.ready
+	if f == nil {
 		return nil
 	}
-	f := os.NewFile(uintptr(c.Int("ready-fd")), "ready-fd")
-	if f == nil {
-		return top.Errorf(top.Usage, "--ready-fd %d: no such descriptor", c.Int("ready-fd"))
-	}
+	c.ready = nil
 	_, err := f.Write([]byte("\n"))
 	if err := errors.Join(err, f.Close()); err != nil {
-		return top.Errorf(top.Usage, "--ready-fd %d: %v", c.Int("ready-fd"), err)
+		return top.Errorf(top.Usage, "--ready-fd: %v", err)
 	}
 	return nil
+}
+
+// inherited is the descriptor that a flag names, if whoever started us passed it.
+// One that is closed, or that the runtime has opened for itself, is refused:
+// closing the latter would break the program. Programs that we start do not get
+// it.
+func (c *Call) inherited(name string) (*os.File, error) {
+	fd := c.Int(name)
+	bits, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	if err != nil || bits&unix.FD_CLOEXEC != 0 || fd == 0 {
+		return nil, top.Errorf(top.Usage, "--%s %d: no such descriptor was passed (as in: %s %d<FILE)", name, fd, c.app.Name, fd)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // Input opens the operand that names a file: "-" and "" are stdin.
@@ -151,26 +185,6 @@ func (c *Call) Input(name string) (io.ReadCloser, error) {
 	return f, nil
 }
 
-// IsTerminal says whether a stream is one. TERM=dumb and NO_COLOR count as no
-// terminal for everything that moves or is coloured.
-func IsTerminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
-
-// RefuseTerminal refuses raw bytes on a terminal, unless they were asked for
-// with -o -.
-func (c *Call) RefuseTerminal() error {
-	if IsTerminal(c.Out) && c.String("output") != "-" {
-		return top.Errorf(top.Usage, "raw bytes on a terminal (name a file with -o, or -o - to print them all the same)")
-	}
-	return nil
-}
-
 // failure is the last line of stderr under --json.
 type failure struct {
 	Error failureBody `json:"error"`
@@ -184,54 +198,17 @@ type failureBody struct {
 }
 
 // report says an error on stderr: its kind, then its text.
-func (c *Call) report(err error, kind top.Kind) {
-	text := trimKind(err).Error()
+func (c *Call) report(err error, exit int) {
+	c.bar.end()
+	kind := top.KindOf(err)
+	message := printable(text(err, kind))
 	if c.JSON {
-		b, _ := json.Marshal(failure{failureBody{kind, text, kind.Exit(), top.RetryAfter(err).Milliseconds()}})
-		fmt.Fprintf(c.Err, "%s\n", b)
+		line, _ := pipe.Line(failure{failureBody{kind, message, exit, top.RetryAfter(err).Milliseconds()}})
+		c.Err.Write(line)
 		return
 	}
-	fmt.Fprintf(c.Err, "%s: %s: %s\n", c.app.Name, kind, text)
-}
-
-// Progress shows how far long work is: a bar on a terminal, else a line every
-// ten seconds. Nothing under --quiet.
-type Progress struct {
-	w     io.Writer
-	name  string
-	bar   bool
-	last  time.Time
-	total int
-}
-
-// Progress begins to show work of total steps called what.
-func (c *Call) Progress(what string, total int) *Progress {
-	p := &Progress{name: c.app.Name + ": " + what, total: max(total, 1), last: time.Now()}
-	if c.Bool("quiet") {
-		return p
+	if message != string(kind) {
+		message = string(kind) + ": " + message
 	}
-	p.w = c.Err
-	p.bar = IsTerminal(c.Err) && !c.JSON && c.Getenv("NO_COLOR") == "" && c.Getenv("TERM") != "dumb"
-	return p
-}
-
-// At shows that done steps are behind.
-func (p *Progress) At(done int) {
-	every := 10 * time.Second
-	if p.bar {
-		every = 100 * time.Millisecond
-	}
-	if p.w == nil || done < p.total && time.Since(p.last) < every {
-		return
-	}
-	p.last = time.Now()
-	percent := done * 100 / p.total
-	if !p.bar {
-		fmt.Fprintf(p.w, "%s: %d of %d (%d %%)\n", p.name, done, p.total, percent)
-		return
-	}
-	fmt.Fprintf(p.w, "\r%s [%-40s] %3d %%", p.name, strings.Repeat("=", percent*2/5), percent)
-	if done >= p.total {
-		fmt.Fprintln(p.w)
-	}
+	io.WriteString(c.Err, c.app.Name+": "+message+"\n")
 }

@@ -29,6 +29,7 @@ func doctorVerb(app App) Verb {
 	return Verb{
 		Name: "doctor", Summary: "look at everything that " + app.Name + " needs, and say what mends it",
 		Flags:    app.DoctorFlags,
+		Doc:      "Exit 0 when nothing is bad. Each finding names the command that mends it.",
 		Records:  []string{"check"},
 		Examples: []string{app.Name + " doctor", app.Name + " doctor --json"},
 		Run: func(ctx context.Context, c *Call) error {

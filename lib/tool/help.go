@@ -1,11 +1,12 @@
 package tool
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
+	"top/lib/pipe"
 	"top/lib/top"
 )
 
@@ -113,6 +114,7 @@ type Description struct {
 	Type     string       `json:"type"` // "description"
 	Name     string       `json:"name"`
 	Summary  string       `json:"summary"`
+	Doc      string       `json:"doc,omitempty"`
 	Version  string       `json:"version"`
 	Contract int          `json:"contract"`
 	Verbs    []VerbRecord `json:"verbs"`
@@ -124,7 +126,9 @@ type Description struct {
 type VerbRecord struct {
 	Name     string       `json:"name"` // with its parents: "budget set"
 	Summary  string       `json:"summary"`
+	Doc      string       `json:"doc,omitempty"`
 	Serve    bool         `json:"serve,omitempty"`
+	Binary   bool         `json:"binary,omitempty"` // raw bytes on stdout
 	Args     []ArgRecord  `json:"args,omitempty"`
 	Flags    []FlagRecord `json:"flags,omitempty"`
 	Records  []string     `json:"records,omitempty"`
@@ -151,32 +155,58 @@ type FlagRecord struct {
 
 // An ExitRecord describes an exit code.
 type ExitRecord struct {
-	Exit int      `json:"exit"`
-	Kind top.Kind `json:"kind"`
+	Exit    int      `json:"exit"`
+	Kind    top.Kind `json:"kind,omitempty"`
+	Meaning string   `json:"meaning"`
+	Retry   bool     `json:"retry"` // the same call may go through later
+}
+
+// exits says what each exit code means (docs/contract.md, "Kinds and exit codes").
+func exits() []ExitRecord {
+	said := map[top.Kind]string{
+		top.Failed:   "failed, or the answer is no",
+		top.Usage:    "the command line is malformed",
+		top.Invalid:  "the input is malformed",
+		top.NotFound: "no such thing",
+		top.Denied:   "signature, owner or balance says no",
+		top.Offline:  "a daemon or peer does not answer",
+		top.Busy:     "someone holds it, it changed meanwhile, or a queue is full",
+		top.Timeout:  "--timeout ran out",
+	}
+	retry := map[top.Kind]bool{top.Offline: true, top.Busy: true, top.Timeout: true}
+	all := []ExitRecord{{0, "", "done, or the answer is yes", false}}
+	for _, k := range top.Kinds() {
+		all = append(all, ExitRecord{k.Exit(), k, said[k], retry[k]})
+	}
+	return append(all, ExitRecord{130, "", "interrupted", false}, ExitRecord{141, "", "the reader of stdout went away", false}, ExitRecord{143, "", "terminated", false})
 }
 
 func describe(app App, w io.Writer) error {
-	d := Description{Type: "description", Name: app.Name, Summary: app.Summary, Version: top.Version, Contract: top.Contract, Flags: flagRecords(app, shared())}
-	d.Verbs = verbRecords(app, nil, app.Verbs)
-	for _, k := range top.Kinds() {
-		d.Exits = append(d.Exits, ExitRecord{k.Exit(), k})
+	line, err := pipe.Line(Description{
+		Type: "description", Name: app.Name, Summary: app.Summary, Doc: app.Doc, Version: top.Version, Contract: top.Contract,
+		Verbs: verbRecords(app, nil, app.Verbs), Flags: flagRecords(app, shared()), Exits: exits(),
+	})
+	if err != nil {
+		return err
 	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(d)
+	_, err = w.Write(line)
+	return err
 }
 
 func verbRecords(app App, path []string, verbs []Verb) (recs []VerbRecord) {
 	for _, v := range verbs {
-		name := append(append([]string(nil), path...), v.Name)
+		name := slices.Concat(path, []string{v.Name})
+		if v.Hidden {
+			continue
+		}
 		if v.Run == nil {
 			recs = append(recs, verbRecords(app, name, v.Verbs)...)
 			continue
 		}
-		if v.Hidden {
-			continue
+		r := VerbRecord{
+			Name: strings.Join(name, " "), Summary: v.Summary, Doc: v.Doc, Serve: v.Serve, Binary: v.Binary,
+			Records: v.Records, Examples: v.Examples,
 		}
-		r := VerbRecord{Name: strings.Join(name, " "), Summary: v.Summary, Serve: v.Serve, Records: v.Records, Examples: v.Examples}
 		for _, a := range v.Args {
 			r.Args = append(r.Args, ArgRecord(a))
 		}

@@ -20,9 +20,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -51,6 +53,7 @@ type Verb struct {
 	Examples []string // command lines
 	Records  []string // types of the records that --json prints
 	Serve    bool     // a daemon: SIGINT and SIGTERM end it with exit 0
+	Binary   bool     // delivers raw bytes, by Call.Output: has -o, refuses a terminal
 	Hidden   bool
 	Verbs    []Verb // "budget set": a verb with verbs has no Run
 	Run      func(context.Context, *Call) error
@@ -81,12 +84,14 @@ func (k FlagKind) String() string {
 	return [...]string{"string", "bool", "int", "duration", "amount", "strings"}[k]
 }
 
-// A Flag is one option. Its environment variable is TOP_TOOL_FLAG.
+// A Flag is one option. Its environment variable is TOP_TOOL_FLAG; an empty one
+// counts as absent. Of a flag that is given twice the last value holds, but one
+// of kind Strings keeps all.
 type Flag struct {
 	Name    string // long, without dashes
 	Short   string // one letter, or ""
 	Help    string
-	Default string // as it would be written
+	Default string // as it would be written; a Bool and Strings have none
 	Kind    FlagKind
 }
 
@@ -103,15 +108,17 @@ func shared() []Flag {
 
 // Main runs the tool and gives its exit code.
 func Main(app App, args []string, in io.Reader, out, errw io.Writer) int {
+	app.Verbs = slices.Clone(app.Verbs)
 	if app.Doctor != nil {
 		app.Verbs = append(app.Verbs, doctorVerb(app))
 	}
 	app.Verbs = append(app.Verbs, completionVerb(app))
-	p, err := parse(app, args[1:])
-	c := &Call{app: app, In: in, Out: out, Err: errw}
-	if p != nil {
-		c.verb, c.path, c.JSON = p.verb, p.path, p.json
+	if err := app.check(); err != nil {
+		panic("tool: " + app.Name + ": " + err.Error())
 	}
+	p, err := parse(app, args[min(1, len(args)):], os.Getenv)
+	c := &Call{app: app, In: in, Err: errw, stdout: &output{w: out}, verb: p.verb, path: p.path, JSON: p.json}
+	c.Out = c.stdout
 	if err == nil {
 		err = dispatch(app, p, c)
 	}
@@ -127,20 +134,19 @@ func dispatch(app App, p *parsed, c *Call) error {
 		return err
 	case p.describe:
 		return describe(app, c.Out)
-	case p.help || p.verb == nil || p.verb.Run == nil:
+	case p.help:
 		_, err := io.WriteString(c.Out, help(app, p.path, p.verb))
 		return err
 	}
 	ctx, done := c.signals(p.verb.Serve)
 	defer done()
-	line := append([]string{app.Name}, p.line()...)
-	return command(app, p, c).RunContext(ctx, line)
+	return command(app, p, c).RunContext(ctx, append([]string{app.Name}, p.line()...))
 }
 
 // command is the urfave/cli application for one parsed command line.
 func command(app App, p *parsed, c *Call) *cli.App {
 	cmd := &cli.Command{
-		Name: "run", HideHelp: true, Flags: flagsOf(app, p.verb),
+		Name: "run", HideHelp: true, Flags: flagsOf(p.verb),
 		Action: func(x *cli.Context) error { return c.run(x, p.verb) },
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
 			return top.Errorf(top.Usage, "%v", err)
@@ -154,25 +160,17 @@ func command(app App, p *parsed, c *Call) *cli.App {
 	}
 }
 
-// flagsOf declares the flags of a verb, with their environment variables.
-func flagsOf(app App, v *Verb) (flags []cli.Flag) {
+// flagsOf declares the flags of a verb. Values stay text, so that Call reads
+// them by the rules by which parse checked them; parse reads the environment.
+func flagsOf(v *Verb) (flags []cli.Flag) {
 	for _, f := range allFlags(v) {
-		env := []string{envName(app.Name, f.Name)}
-		var alias []string
-		if f.Short != "" {
-			alias = []string{f.Short}
-		}
 		switch f.Kind {
 		case Bool:
-			flags = append(flags, &cli.BoolFlag{Name: f.Name, Aliases: alias, EnvVars: env})
-		case Int:
-			flags = append(flags, &cli.IntFlag{Name: f.Name, Aliases: alias, EnvVars: env})
-		case Duration:
-			flags = append(flags, &cli.DurationFlag{Name: f.Name, Aliases: alias, EnvVars: env})
+			flags = append(flags, &cli.BoolFlag{Name: f.Name})
 		case Strings:
-			flags = append(flags, &cli.StringSliceFlag{Name: f.Name, Aliases: alias, EnvVars: env})
+			flags = append(flags, &cli.StringSliceFlag{Name: f.Name, KeepSpace: true})
 		default:
-			flags = append(flags, &cli.StringFlag{Name: f.Name, Aliases: alias, EnvVars: env})
+			flags = append(flags, &cli.StringFlag{Name: f.Name})
 		}
 	}
 	return flags
@@ -185,45 +183,47 @@ func envName(app, flag string) string {
 
 func allFlags(v *Verb) []Flag {
 	all := shared()
-	if v != nil {
-		if v.Serve {
-			all = append(all, Flag{Name: "ready-fd", Kind: Int, Help: "write a newline to this descriptor once the socket answers, then close it"})
-		}
-		all = append(all, v.Flags...)
+	if v == nil {
+		return all
 	}
-	return all
+	if v.Serve {
+		all = append(all, Flag{Name: "ready-fd", Kind: Int, Help: "write a newline to this descriptor once the socket answers, then close it"})
+	}
+	if v.Binary {
+		all = append(all, OutputFlag())
+	}
+	return append(all, v.Flags...)
 }
 
 // signals gives a context that ends on SIGINT and SIGTERM and remembers which.
+// A second signal kills at once.
 func (c *Call) signals(serve bool) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	ch := make(chan os.Signal, 1)
-	list := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	signal.Notify(ch, list...)
-	// A reader that went away shows as an error of Write, not as a death.
-	signal.Ignore(syscall.SIGPIPE)
-	stop := make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	// Caught, a reader that went away shows as an error of Write instead of a
+	// death; ignored, it would be ignored in the programs that we start too.
+	gone := make(chan os.Signal, 1)
+	signal.Notify(gone, syscall.SIGPIPE)
+	ch, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		select {
-		case s := <-ch:
-			if !serve {
-				c.sig.Store(int32(s.(syscall.Signal)))
-			}
-			cancel(nil)
-		case <-stop:
+		defer close(done)
+		if s, ok := <-ch; ok && !serve {
+			c.sig.Store(int32(s.(syscall.Signal)))
 		}
+		signal.Stop(ch)
+		cancel()
 	}()
 	return ctx, func() {
 		signal.Stop(ch)
-		close(stop)
-		cancel(nil)
+		close(ch)
+		<-done
+		signal.Stop(gone)
 	}
 }
 
 // run is the action of every verb.
 func (c *Call) run(x *cli.Context, v *Verb) error {
 	c.x, c.Args = x, x.Args().Slice()
-	c.JSON = x.Bool("json")
 	level := slog.LevelError + 4
 	switch {
 	case c.Bool("verbose"):
@@ -231,9 +231,13 @@ func (c *Call) run(x *cli.Context, v *Verb) error {
 	case v.Serve && !c.Bool("quiet"):
 		level = slog.LevelInfo
 	}
-	c.Log = slog.New(slog.NewTextHandler(c.Err, &slog.HandlerOptions{Level: level, ReplaceAttr: shortTime}))
-	if err := c.checkValues(v); err != nil {
-		return err
+	c.Log = slog.New(slog.NewTextHandler(prefixed{c.Err, c.app.Name + ": "}, &slog.HandlerOptions{Level: level, ReplaceAttr: shortTime}))
+	if c.flagged("ready-fd") && c.Set("ready-fd") {
+		f, err := c.inherited("ready-fd")
+		if err != nil {
+			return err
+		}
+		c.ready = f
 	}
 	ctx := x.Context
 	if d := c.Duration("timeout"); d > 0 {
@@ -241,12 +245,24 @@ func (c *Call) run(x *cli.Context, v *Verb) error {
 		ctx, cancel = context.WithTimeout(ctx, d)
 		defer cancel()
 	}
-	err := v.Run(ctx, c)
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && c.sig.Load() == 0 {
-		return top.Errorf(top.Timeout, "not done after %s (--timeout)", c.Duration("timeout"))
-	}
-	if v.Serve && errors.Is(err, context.Canceled) {
-		return nil
+	c.In, c.done = newInput(ctx, c.In), ctx.Done()
+	return c.outcome(ctx, v.Run(ctx, c))
+}
+
+// outcome says what the end of the context made of a verb's error.
+func (c *Call) outcome(ctx context.Context, err error) error {
+	kind := top.KindOf(err)
+	switch {
+	case err == nil || ctx.Err() == nil || c.sig.Load() != 0:
+		return err
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && (kind == top.Failed || kind == top.Offline || kind == top.Timeout):
+		detail := ""
+		if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+			detail = ": " + text(err, kind)
+		}
+		return top.Errorf(top.Timeout, "not done after %s (--timeout)%s", c.Duration("timeout"), detail)
+	case errors.Is(err, context.Canceled):
+		return nil // a daemon that was told to end
 	}
 	return err
 }
@@ -258,34 +274,60 @@ func shortTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// checkValues parses what urfave/cli leaves as text.
-func (c *Call) checkValues(v *Verb) error {
-	for _, f := range allFlags(v) {
-		if f.Kind != Amount || !c.x.IsSet(f.Name) {
-			continue
-		}
-		if _, err := top.ParseAmount(c.x.String(f.Name)); err != nil {
-			return top.Errorf(top.Usage, "--%s: %v", f.Name, trimKind(err))
-		}
-	}
-	return nil
-}
-
 // exit reports err and gives its exit code (D3).
 func (c *Call) exit(err error) int {
-	if sig := c.sig.Load(); sig != 0 && err != nil {
+	sig := syscall.Signal(c.sig.Load())
+	kind := top.KindOf(err)
+	switch {
+	case err == nil:
+		return 0
+	case c.stdout.gone.Load():
+		return 128 + int(syscall.SIGPIPE)
+	case sig != 0:
+		word := map[bool]string{true: "terminated", false: "interrupted"}[sig == syscall.SIGTERM]
+		if bare := errors.Is(err, context.Canceled); !bare {
+			word += ": " + text(err, kind)
+		} else if !c.JSON {
+			return 128 + int(sig)
+		}
+		c.report(&top.Error{Kind: kind, Message: word}, 128+int(sig))
 		return 128 + int(sig)
 	}
-	if err == nil {
-		return 0
-	}
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) {
-		return 141
-	}
-	kind := top.KindOf(err)
-	c.report(err, kind)
+	c.report(err, kind.Exit())
 	return kind.Exit()
 }
 
-// atomicSignal is the signal that ended a one-shot verb; 0 is none.
-type atomicSignal = atomic.Int32
+// text is an error's text without the words of its kind, which stand elsewhere.
+func text(err error, kind top.Kind) string {
+	s := strings.TrimSuffix(err.Error(), ": "+string(kind))
+	return strings.TrimPrefix(s, string(kind)+": ")
+}
+
+// value reads a flag's text by its kind; what is not of the kind is an error.
+func (f Flag) value(s string) (any, error) {
+	var v any
+	var err error
+	switch f.Kind {
+	case Bool:
+		v, err = strconv.ParseBool(s)
+	case Int:
+		v, err = strconv.Atoi(s)
+	case Duration:
+		d, bad := time.ParseDuration(s)
+		if bad == nil && d < 0 {
+			return nil, fmt.Errorf("%s is less than no time", s)
+		}
+		v, err = d, bad
+	case Amount:
+		v, err = top.ParseAmount(s)
+		if err != nil {
+			return nil, errors.New(text(err, top.KindOf(err)))
+		}
+	default:
+		v = s
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a value of kind %s", s, f.Kind)
+	}
+	return v, nil
+}

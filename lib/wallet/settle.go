@@ -27,7 +27,11 @@ func (s Settler) Claim(ctx context.Context, claim session.Claim) (api.Settled, e
 	if err != nil {
 		return r, err
 	}
-	if !ch.Exists || owed <= ch.Paid {
+	switch {
+	case !ch.Exists:
+		r.State = "gone"
+		return r, nil
+	case owed <= ch.Paid:
 		r.State, r.Total = "already", ch.Paid
 		return r, nil
 	}
@@ -50,7 +54,7 @@ func (s Settler) Close(ctx context.Context, channel top.ID, claim *session.Claim
 		return r, err
 	}
 	if !ch.Exists {
-		r.State = "already"
+		r.State = "gone"
 		return r, nil
 	}
 	if claim != nil && uint64(ch.Seq) > claim.Voucher.Seq {

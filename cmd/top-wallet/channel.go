@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"top/lib/api"
+	"top/lib/session"
+	"top/lib/tool"
+	"top/lib/top"
+	"top/lib/wallet"
+)
+
+func openVerb() tool.Verb {
+	return tool.Verb{
+		Name: "open", Summary: "open a payment channel to a provider",
+		Doc: `Locks CAP for one provider until the channel ends. What vouchers and ticks prove is
+the provider's; the rest comes back. --service bounds it by that service's budget,
+as a daemon's own request would be.`,
+		Args: []tool.Arg{
+			{Name: "PROVIDER", Help: "its address, or a contact's name"},
+			{Name: "CAP", Help: "TOP, at most 9 decimals"},
+		},
+		Flags: spendFlags(
+			tool.Flag{Name: "for", Kind: tool.Duration, Default: "24h", Help: "how long the channel lasts"},
+			tool.Flag{Name: "service", Help: "count the cap against this service's budget"}),
+		Records:  []string{"payment", "signed-tx"},
+		Examples: []string{"top-wallet open bob 2 --for 12h"},
+		Run: func(ctx context.Context, c *tool.Call) error {
+			to, err := resolve(c, c.Arg(0))
+			if err != nil {
+				return err
+			}
+			limit, err := amountArg(c, 1)
+			if err != nil {
+				return err
+			}
+			lasts := c.Duration("for")
+			if lasts < time.Second {
+				return top.Errorf(top.Usage, "--for %s: want a longer time", lasts)
+			}
+			return spend(ctx, c, api.Spend{
+				Kind: "open", To: to, Amount: limit, LastsMs: top.Count(lasts.Milliseconds()), Service: c.String("service"),
+			})
+		},
+	}
+}
+
+func channelsVerb() tool.Verb {
+	return tool.Verb{
+		Name: "channels", Summary: "the open channels of this account, from the chain",
+		Flags: []tool.Flag{chainSockFlag()}, Records: []string{"channel"},
+		Examples: []string{"top-wallet channels", "top-wallet channels --json"},
+		Run: func(ctx context.Context, c *tool.Call) error {
+			id, err := self(c)
+			if err != nil {
+				return err
+			}
+			chain, err := dialChain(c)
+			if err != nil {
+				return err
+			}
+			return chain.Channels(ctx, id.Address, func(r api.Channel) error {
+				way, other := "pays", r.Provider
+				if r.Provider == id.Address {
+					way, other = "paid by", r.Payer
+				}
+				text := fmt.Sprintf("%s  %s %s  %s of %s TOP paid, until %s", r.Channel, way, other, r.Paid, r.Cap, r.Expiry)
+				if r.Closing {
+					text += ", closing"
+				}
+				return c.Emit(r, "%s", text)
+			})
+		},
+	}
+}
+
+func channelArg(c *tool.Call) (top.ID, error) { return top.ParseID(c.Arg(0)) }
+
+func closeVerb() tool.Verb {
+	return tool.Verb{
+		Name: "close", Summary: "close a channel, as its payer or its provider",
+		Doc: `A provider's close is immediate and claims what HOME/receipts prove first; it needs
+the node key alone. A payer's starts the deadline in which the provider may still
+claim; after it, top-wallet reclaim returns the rest.`,
+		Args: []tool.Arg{{Name: "CHANNEL", Help: "64 hex digits, as top-wallet channels shows them"}},
+		Flags: append(spendFlags(chainSockFlag()),
+			tool.Flag{Name: "node-key", Help: "the provider's node key (default HOME/keys/node.key)"},
+			tool.Flag{Name: "from", Help: "receipts to claim first, a file (default HOME/receipts)"}),
+		Records:  []string{"payment", "settled", "signed-tx"},
+		Examples: []string{"top-wallet close 6f1e…"},
+		Run: func(ctx context.Context, c *tool.Call) error {
+			id, err := channelArg(c)
+			if err != nil {
+				return err
+			}
+			me, err := self(c)
+			if err != nil {
+				return err
+			}
+			chain, err := dialChain(c)
+			if err != nil {
+				return err
+			}
+			ch, err := chain.Channel(ctx, id)
+			if err != nil {
+				return err
+			}
+			switch {
+			case !ch.Exists:
+				return top.Errorf(top.NotFound, "there is no channel %s: closed, or never opened (proven at block %s)", id, ch.At.Height)
+			case ch.Provider == me.Address:
+				return closeAsProvider(ctx, c, chain, id)
+			}
+			return spend(ctx, c, api.Spend{Kind: "close", Channel: id})
+		},
+	}
+}
+
+// closeAsProvider closes by the node key, with the best claim among the receipts.
+func closeAsProvider(ctx context.Context, c *tool.Call, chain *api.Chain, id top.ID) error {
+	s, err := settlerOf(c, chain)
+	if err != nil {
+		return err
+	}
+	bill, err := readBill(c, c.String("from"))
+	if err != nil && !errors.Is(err, top.ErrNotFound) {
+		return err
+	}
+	var claim *session.Claim
+	if bill != nil {
+		for _, ch := range bill.bill.Channels() {
+			if ch.Channel == id {
+				claim = &ch.Claim
+			}
+		}
+	}
+	if c.Bool("dry-run") {
+		c.Info("would close channel %s, with a claim: %t", id, claim != nil)
+		return nil
+	}
+	r, err := s.Close(ctx, id, claim)
+	if err != nil {
+		return err
+	}
+	return c.Emit(r, "%s", r.Text())
+}
+
+// settlerOf is what claims and closes for this node.
+func settlerOf(c *tool.Call, chain *api.Chain) (s wallet.Settler, err error) {
+	dir, err := homeOf(c)
+	if err != nil {
+		return s, err
+	}
+	key, err := wallet.NodeKey(dir, c.String("node-key"))
+	return wallet.Settler{Chain: chain, Node: key, Wait: c.Duration("wait")}, err
+}
+
+func reclaimVerb() tool.Verb {
+	return tool.Verb{
+		Name: "reclaim", Summary: "take back what is left in a channel past its end",
+		Args:  []tool.Arg{{Name: "CHANNEL", Help: "64 hex digits"}},
+		Flags: spendFlags(), Records: []string{"payment", "signed-tx"},
+		Examples: []string{"top-wallet reclaim 6f1e…"},
+		Run: func(ctx context.Context, c *tool.Call) error {
+			id, err := channelArg(c)
+			if err != nil {
+				return err
+			}
+			return spend(ctx, c, api.Spend{Kind: "reclaim", Channel: id})
+		},
+	}
+}
