@@ -189,8 +189,8 @@ func allFlags(v *Verb) []Flag {
 	if v.Serve {
 		all = append(all, Flag{Name: "ready-fd", Kind: Int, Help: "write a newline to this descriptor once the socket answers, then close it"})
 	}
-	if v.Binary {
-		all = append(all, OutputFlag())
+	if out := OutputFlag(); v.Binary && !slices.ContainsFunc(v.Flags, func(f Flag) bool { return f.Name == out.Name }) {
+		all = append(all, out)
 	}
 	return append(all, v.Flags...)
 }
