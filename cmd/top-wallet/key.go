@@ -128,8 +128,7 @@ func exportVerb() tool.Verb {
 	return tool.Verb{
 		Name: "export", Summary: "write the sealed key, or with --words the words",
 		Flags: append(tool.PassphraseFlags(),
-			tool.Flag{Name: "words", Kind: tool.Bool, Help: "print the words: whoever sees them has the money"},
-			tool.OutputFlag()),
+			tool.Flag{Name: "words", Kind: tool.Bool, Help: "print the words: whoever sees them has the money"}),
 		Binary:   true,
 		Examples: []string{"top-wallet export -o account.key", "top-wallet export --words"},
 		Run: func(_ context.Context, c *tool.Call) error {

@@ -1,0 +1,58 @@
+# make run      build, then do the main job on a network of this machine
+# make test     the tests: what a clean checkout must pass
+# make ci       test, lint, race of the small rooms, short benchmarks
+.POSIX:
+GO      = go
+VERSION = $(shell git describe --always --dirty 2>/dev/null || echo dev)
+BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X top/lib/top.Version=$(VERSION)'
+FUZZ    = 20s
+REF     = HEAD~1
+
+.PHONY: build run test ci race fault fuzz bench bench-short bench-diff lint shape clean
+
+build:
+	$(BUILD) -o bin/ ./cmd/...
+
+run: build
+	scripts/run
+
+test: build
+	CGO_ENABLED=0 $(GO) test -timeout 10m ./...
+
+# The rooms that have no CometBFT in them; cgo is what the race detector needs.
+race:
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./lib/tool ./lib/sock ./lib/pipe ./lib/home ./lib/wallet ./lib/mesh ./lib/session
+
+# Ten rounds of every fault; make test does one.
+fault: build
+	TOP_FAULT_ROUNDS=10 CGO_ENABLED=0 $(GO) test -count=1 -timeout 40m -run Fault ./lib/... ./scripts
+
+fuzz:
+	@set -e; for p in $$($(GO) list ./lib/...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || :); do \
+	    echo "$$p $$f"; CGO_ENABLED=0 $(GO) test -run='^$$' -fuzz="^$$f\$$" -fuzztime=$(FUZZ) -fuzzminimizetime=10x $$p; \
+	  done; done
+
+bench: build
+	scripts/bench
+
+bench-short:
+	CGO_ENABLED=0 $(GO) test -run='^$$' -bench=. -benchtime=50ms ./lib/session ./lib/ledger ./lib/receipt
+
+# Compares the benchmarks of this tree with those of REF.
+bench-diff:
+	scripts/bench-diff $(REF)
+
+lint:
+	@test -z "$$(gofmt -l cmd lib scripts)" || { gofmt -l cmd lib scripts; echo "gofmt would change these"; exit 1; }
+	CGO_ENABLED=0 $(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+# The sizes of rooms, files and functions, beside the house's habits.
+shape:
+	CGO_ENABLED=0 $(GO) test -count=1 -run Shape -v ./lib/rules | grep -v '^='
+
+ci: lint test bench-short run
+
+clean:
+	rm -rf bin
