@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -328,12 +329,22 @@ func (g *children) report(dir home.Dir, err error) {
 	if stopping {
 		return
 	}
-	e := top.Errorf(top.Failed, "the node of %s ended: %v (see %s; start it again: top-chain serve --home %[1]s)", dir, err, logOf(dir))
+	e := top.Errorf(top.Failed, "the node of %s ended, %v: %s (see %s; start it again: top-chain serve --home %[1]s)", dir, err, lastLine(logOf(dir)), logOf(dir))
 	g.say("%v", e)
 	select {
 	case g.ended <- e:
 	default:
 	}
+}
+
+// lastLine is the end of a node's log: why it ended.
+func lastLine(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "it left no log"
+	}
+	b = bytes.TrimSpace(b)
+	return string(b[bytes.LastIndexByte(b, '\n')+1:])
 }
 
 // stop ends every node and waits for it.

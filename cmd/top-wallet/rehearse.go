@@ -1,10 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 
+	"top/lib/api"
 	"top/lib/home"
 	"top/lib/pipe"
+	"top/lib/session"
 	"top/lib/tool"
 	"top/lib/top"
 	"top/lib/wallet"
@@ -53,20 +57,48 @@ func rehearse(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
-	bar := c.Progress("units paid", c.Int("units"))
-	r, err := wallet.Rehearsal{
-		Chain: chain, Agent: agent, Node: node, Channel: id, Service: c.String("service"), Units: uint64(c.Int("units")),
-		Report: func(n uint64) { bar.At(int(n)) },
-	}.Run(ctx)
+	last, after, err := before(ctx, c, agent, id)
 	if err != nil {
 		return err
 	}
+	bar := c.Progress("units paid", c.Int("units"))
+	r, failed := wallet.Rehearsal{
+		Chain: chain, Agent: agent, Node: node, Channel: id, Service: c.String("service"), Units: uint64(c.Int("units")),
+		Last: last, After: after, Report: func(n uint64) { bar.At(int(n)) },
+	}.Run(ctx)
+	if r == nil {
+		return failed
+	}
 	rec := r.Record()
 	if err := keep(dir, rec); err != nil {
-		return err
+		return errors.Join(failed, err)
 	}
-	return c.Emit(rec, "session %s: %s x %s at %s TOP = %s TOP; settle it: top-wallet settle %s",
+	err = c.Emit(rec, "session %s: %s x %s at %s TOP = %s TOP; settle it: top-wallet settle %s",
 		rec.Session, rec.Units, rec.Unit, rec.Price, rec.Amount, receiptFile(dir))
+	return cmp.Or(failed, err)
+}
+
+// before is what earlier sessions left of a channel: the best claim among the
+// home's receipts, and the number of the newest voucher that the agent signed.
+func before(ctx context.Context, c *tool.Call, agent *api.Wallet, id top.ID) (last *session.Claim, number uint64, err error) {
+	b, err := readBill(c, "")
+	if err != nil && !errors.Is(err, top.ErrNotFound) {
+		return nil, 0, err
+	}
+	if b != nil {
+		for _, ch := range b.bill.Channels() {
+			if ch.Channel == id {
+				last = &ch.Claim
+			}
+		}
+	}
+	err = agent.Record(ctx, 0, 0, func(e api.SignedEntry) error {
+		if e.Channel != nil && *e.Channel == id {
+			number = max(number, uint64(e.Number))
+		}
+		return nil
+	})
+	return last, number, err
 }
 
 func receiptFile(dir home.Dir) string { return dir.Path("receipts", "rehearsal.ndjson") }

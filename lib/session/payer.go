@@ -51,6 +51,7 @@ type PayerConfig struct {
 	Expiry  time.Time       // of the channel
 	Draw    func() [32]byte // fresh random bytes, for one anchor each
 	Steps   uint32          // most ticks that one voucher promises; 0 is MaxSteps
+	After   uint64          // number of the newest voucher signed before; 0 is none
 }
 
 // Payer is the client's end of one channel: up to MaxAnchors sessions at once. It
@@ -88,7 +89,7 @@ func NewPayer(cfg PayerConfig) *Payer {
 	if cfg.Steps == 0 || cfg.Steps > MaxSteps {
 		cfg.Steps = MaxSteps
 	}
-	return &Payer{cfg: cfg, live: map[top.SessionID]*paying{}}
+	return &Payer{cfg: cfg, seq: cfg.After, live: map[top.SessionID]*paying{}}
 }
 
 // Recover makes a payer that lost its memory go on from what the provider shows:
@@ -105,9 +106,7 @@ func (p *Payer) Recover(c Claim) error {
 	if err != nil {
 		return err
 	}
-	if c.Voucher.Seq > p.seq || c.Voucher.Seq == p.seq && owed > p.amount {
-		p.seq, p.amount, p.dirty = c.Voucher.Seq, owed, true
-	}
+	p.seq, p.amount, p.dirty = max(p.seq, c.Voucher.Seq), max(p.amount, owed), true
 	return nil
 }
 

@@ -3,6 +3,7 @@ package wallet
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,24 +26,31 @@ type Rehearsal struct {
 	Channel top.ID
 	Service string
 	Units   uint64
+	Last    *session.Claim     // of earlier sessions on the channel; nil is none
+	After   uint64             // number of the newest voucher that the agent signed for it
 	Report  func(units uint64) // called as units are paid; may be nil
 }
 
-// Run runs the session and gives its receipt, signed by the node.
-func (r Rehearsal) Run(ctx context.Context) (receipt.Receipt, error) {
+// Run runs the session and gives its receipt, signed by the node; also when the
+// session ends early, by an error: what was served is paid. Without a receipt
+// nothing was.
+func (r Rehearsal) Run(ctx context.Context) (*receipt.Receipt, error) {
 	e, err := r.begin(ctx)
 	if err != nil {
-		return receipt.Receipt{}, err
+		return nil, err
 	}
-	for unit := uint64(1); unit <= r.Units; unit++ {
-		if err := e.unit(ctx, unit); err != nil {
-			return receipt.Receipt{}, fmt.Errorf("unit %d: %w", unit, err)
-		}
-		if r.Report != nil {
+	for unit := uint64(1); unit <= r.Units && err == nil; unit++ {
+		if err = e.unit(ctx, unit); err != nil {
+			err = fmt.Errorf("unit %d: %w", unit, err)
+		} else if r.Report != nil {
 			r.Report(unit)
 		}
 	}
-	return e.end()
+	rec, bad := e.end()
+	if bad != nil {
+		return nil, errors.Join(err, bad)
+	}
+	return &rec, err
 }
 
 // ends is the two ends of a rehearsal.
@@ -88,11 +96,17 @@ func (r Rehearsal) begin(ctx context.Context) (*ends, error) {
 	}
 	e.payer = session.NewPayer(session.PayerConfig{
 		Chain: status.Chain, Channel: r.Channel, Payer: ch.Payer, Node: node, Cap: ch.Cap, Expiry: ch.Expiry.Time, Draw: draw,
+		After: r.After,
 	})
 	e.meter = session.NewMeter(session.MeterConfig{
 		Chain: status.Chain, Channel: r.Channel, Payer: ch.Payer, Node: node, Cap: ch.Cap, Expiry: ch.Expiry.Time,
 		Deadline: time.Duration(params.DeadlineSec) * time.Second,
 	})
+	if r.Last != nil {
+		if err := errors.Join(e.payer.Recover(*r.Last), e.meter.Recover(*r.Last)); err != nil {
+			return nil, err
+		}
+	}
 	return e, e.shake(ctx)
 }
 

@@ -36,7 +36,7 @@ func Run(t *testing.T, dir string, cmds ...string) {
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: dir, RequireExplicitExec: true, RequireUniqueNames: true, UpdateScripts: os.Getenv("UPDATE") != "",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": Exits, "await": await},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": Exits, "await": Await},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", bin+":"+e.Getenv("PATH"))
 			e.Setenv("TOP_HOME", filepath.Join(e.WorkDir, "home"))
@@ -58,7 +58,8 @@ func Exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-func await(ts *testscript.TestScript, _ bool, args []string) {
+// Await is the script command "await".
+func Await(ts *testscript.TestScript, _ bool, args []string) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for late := time.After(30 * time.Second); ; {
