@@ -237,12 +237,13 @@ func (a *Agent) conclude(ctx context.Context, id string, p *payment) (api.Paymen
 	return a.concluded(id, p, t, err)
 }
 
-// concluded writes down what became of a payment.
+// concluded writes down what became of a payment. When the disk refuses that, it
+// is so all the same: the next run asks the chain again.
 func (a *Agent) concluded(id string, p *payment, t api.Tx, err error) (api.Payment, error) {
 	end := a.result(id, p.spend, p.try)
 	end.finish(t, err)
 	if err := a.write(line{Op: "ended", ID: id, Tx: p.try.tx, Ended: &end.Payment}); err != nil {
-		return end.Payment, err
+		a.cfg.Log.Error("the end of a payment was not written down", "id", id, "err", err)
 	}
 	a.mu.Lock()
 	p.ended = &end.Payment
