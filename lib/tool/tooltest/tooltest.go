@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,14 +25,13 @@ import (
 // with them on PATH and TOP_HOME in the script's own folder.
 func Run(t *testing.T, dir string, cmds ...string) {
 	bin := t.TempDir()
-	for _, c := range cmds {
-		if out, err := exec.Command("go", "build", "-o", bin, "top/cmd/"+c).CombinedOutput(); err != nil {
-			t.Fatalf("go build: %v\n%s", err, out)
-		}
+	rooms := strings.Split("top/cmd/"+strings.Join(cmds, " top/cmd/"), " ")
+	if out, err := exec.Command("go", append([]string{"build", "-o", bin + "/"}, rooms...)...).CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	// go test keeps a result until a file that the test looked at changes, and
-	// it does not see what go build reads: look at all of it.
-	for _, dir := range []string{"../../cmd", "../../lib"} {
+	// go test does not see what go build reads: look at it, or a result is kept.
+	root, _ := exec.Command("go", "list", "-m", "-f", "{{.Dir}}/lib {{.Dir}}/cmd").Output()
+	for dir := range strings.FieldsSeq(string(root)) {
 		filepath.WalkDir(dir, func(string, fs.DirEntry, error) error { return nil })
 	}
 	testscript.Run(t, testscript.Params{
@@ -60,19 +60,18 @@ func Exits(ts *testscript.TestScript, _ bool, args []string) {
 
 // Await is the script command "await".
 func Await(ts *testscript.TestScript, _ bool, args []string) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
+	tick := time.Tick(20 * time.Millisecond)
 	for late := time.After(30 * time.Second); ; {
 		c, err := net.Dial("unix", ts.MkAbs(args[0]))
 		if err == nil {
 			c.Close()
 			return
 		}
-		if info, err := os.Stat(ts.MkAbs(args[0])); err == nil && info.Mode()&fs.ModeSocket == 0 {
+		if i, err := os.Stat(ts.MkAbs(args[0])); err == nil && i.Mode()&fs.ModeSocket == 0 {
 			return
 		}
 		select {
-		case <-tick.C:
+		case <-tick:
 		case <-late:
 			ts.Fatalf("nothing at %s after 30 s", args[0])
 		}
