@@ -76,6 +76,51 @@ func TestR9_ATestWaitsForEvents(t *testing.T) {
 	}
 }
 
+// mainOwnsTheProcess keeps stdout for data and the exit code for the kind of the
+// error: what a room has to say, it returns or logs.
+func mainOwnsTheProcess(h *house) (found []breach) {
+	for _, s := range h.gos {
+		main := strings.HasPrefix(s.room, "cmd/") && strings.HasSuffix(s.path, "/main.go")
+		if s.test || main || strings.HasSuffix(s.room, "test") {
+			continue
+		}
+		add := func(pos token.Pos, what string) {
+			found = append(found, breach{rule: "process", subject: s.path + "->" + what, why: h.at(pos) + ": " + what})
+		}
+		for _, i := range s.Imports {
+			if name, _ := strconv.Unquote(i.Path.Value); isOne(name, "flag log io/ioutil unsafe plugin expvar net/http/pprof") {
+				add(i.Pos(), name)
+			}
+		}
+		ast.Inspect(s.File, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			switch {
+			case !ok:
+			case is(sel, "os", "Exit", "Args", "Stdin", "Stdout", "Stderr"), is(sel, "fmt", "Print", "Printf", "Println"),
+				is(sel, "slog", "SetDefault", "Default", "Info", "Warn", "Error", "Debug"),
+				is(sel, "os", "Getenv", "LookupEnv", "Environ") && s.room != "lib/tool":
+				add(sel.Pos(), sel.X.(*ast.Ident).Name+"."+sel.Sel.Name)
+			}
+			return true
+		})
+	}
+	return found
+}
+
+func TestR14_TheProcessBelongsToMain(t *testing.T) {
+	hold(t, mainOwnsTheProcess(ours(t)))
+	for bad, good := range map[string]string{
+		`import _ "log"`:                                `import _ "log/slog"`,
+		`import "os"; func f() { os.Exit(1) }`:          `import "os"; func f() { os.Remove("a") }`,
+		`import "os"; var f = os.Getenv`:                `var f func(string) string`,
+		`import "fmt"; func f() { fmt.Println() }`:      `import "fmt"; func f() { fmt.Sprintln() }`,
+		`import "log/slog"; func f() { slog.Info("") }`: `import "log/slog"; func f(l *slog.Logger) { l.Info("") }`,
+	} {
+		catches(t, mainOwnsTheProcess, bad, "lib/x/a.go", "package x;"+bad, "package x;"+good)
+		catches(t, mainOwnsTheProcess, bad, "cmd/top-x/a.go", "package x;"+bad, "package x;"+good)
+	}
+}
+
 func goodRandomness(h *house) (found []breach) {
 	for _, s := range h.gos {
 		for _, i := range s.Imports {

@@ -18,5 +18,7 @@
 //	R11  the tree speaks of itself alone: no path of a machine, nothing left undone
 //	R12  documents and code name the same things: decisions, records, commands
 //	R13  a module is linked for a reason, under a licence that allows it
-//	R14  an exception is a line in waivers.txt with a reason, and is needed
+//	R14  the process belongs to main: it alone exits and has the standard streams,
+//	     and lib/tool alone reads flags and environment
+//	R15  an exception is a line in waivers.txt with a reason, and is needed
 package rules

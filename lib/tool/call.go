@@ -34,10 +34,11 @@ type Call struct {
 	path   []string
 	x      *cli.Context
 	stdout *output
-	bar    *Progress       // the last one begun
-	ready  *os.File        // --ready-fd, until Ready
-	done   <-chan struct{} // closed when the verb's context ends
-	sig    atomic.Int32    // the signal that ended a one-shot verb; 0 is none
+	bar    *Progress              // the last one begun
+	ready  *os.File               // --ready-fd, until Ready
+	done   <-chan struct{}        // closed when the verb's context ends
+	until  func(io.Reader) *input // a reader that ends with the verb's context
+	sig    atomic.Int32           // the signal that ended a one-shot verb; 0 is none
 }
 
 // flagged says whether the verb has a flag.
@@ -170,7 +171,8 @@ func (c *Call) inherited(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// Input opens the operand that names a file: "-" and "" are stdin.
+// Input opens the operand that names a file: "-" and "" are stdin. Reading ends
+// with the verb's context, as it may be a pipe that nobody writes to.
 func (c *Call) Input(name string) (io.ReadCloser, error) {
 	if name == "" || name == "-" {
 		return io.NopCloser(c.In), nil
@@ -182,7 +184,10 @@ func (c *Call) Input(name string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open input: %w", err)
 	}
-	return f, nil
+	return struct {
+		io.Reader
+		io.Closer
+	}{c.until(f), f}, nil
 }
 
 // failure is the last line of stderr under --json.

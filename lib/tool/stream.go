@@ -34,7 +34,7 @@ func (o *output) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// input is stdin, given up when a context ends: a verb that waits for a line
+// input is stdin or a file, given up when a context ends: a verb that waits for a line
 // hears SIGINT and --timeout all the same. It reads nothing before the first Read.
 type input struct {
 	r     io.Reader
@@ -45,7 +45,8 @@ func newInput(ctx context.Context, r io.Reader) *input {
 	return &input{r, sync.OnceValue(func() io.Reader {
 		pr, pw := io.Pipe()
 		context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })
-		// A read of stdin cannot be broken off; it ends with the process.
+		// Not every read can be broken off; the last may go on until the process
+		// ends.
 		go func() {
 			_, err := io.Copy(pw, r)
 			pw.CloseWithError(err)

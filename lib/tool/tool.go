@@ -245,7 +245,8 @@ func (c *Call) run(x *cli.Context, v *Verb) error {
 		ctx, cancel = context.WithTimeout(ctx, d)
 		defer cancel()
 	}
-	c.In, c.done = newInput(ctx, c.In), ctx.Done()
+	c.until = func(r io.Reader) *input { return newInput(ctx, r) }
+	c.In, c.done = c.until(c.In), ctx.Done()
 	return c.outcome(ctx, v.Run(ctx, c))
 }
 
