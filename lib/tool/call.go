@@ -36,7 +36,6 @@ type Call struct {
 	stdout *output
 	bar    *Progress              // the last one begun
 	ready  *os.File               // --ready-fd, until Ready
-	done   <-chan struct{}        // closed when the verb's context ends
 	until  func(io.Reader) *input // a reader that ends with the verb's context
 	sig    atomic.Int32           // the signal that ended a one-shot verb; 0 is none
 }

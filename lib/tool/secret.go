@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -85,20 +84,12 @@ func (c *Call) askTerminal(prompt string) (line []byte, err error) {
 		err = errors.Join(err, control(tty, func(fd int) error { return unix.IoctlSetTermios(fd, unix.TCSETS, was) }))
 		fmt.Fprintln(tty)
 	}()
-	read := make(chan struct{})
-	defer close(read)
-	go func() {
-		select {
-		case <-c.done:
-			tty.SetReadDeadline(time.Unix(1, 0))
-		case <-read:
-		}
-	}()
 	fmt.Fprintf(tty, "%s: ", prompt)
+	in := c.until(tty)
 	for one := make([]byte, 1); len(line) < maxSecret; {
-		n, err := tty.Read(one)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return nil, context.Canceled
+		n, err := in.Read(one)
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return nil, err
 		}
 		if n == 0 || err != nil || one[0] == '\n' {
 			break

@@ -246,7 +246,7 @@ func (c *Call) run(x *cli.Context, v *Verb) error {
 		defer cancel()
 	}
 	c.until = func(r io.Reader) *input { return newInput(ctx, r) }
-	c.In, c.done = c.until(c.In), ctx.Done()
+	c.In = c.until(c.In)
 	return c.outcome(ctx, v.Run(ctx, c))
 }
 
