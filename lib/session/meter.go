@@ -3,6 +3,7 @@ package session
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"time"
 
 	"top/lib/top"
@@ -17,73 +18,112 @@ type MeterConfig struct {
 	Cap      top.Amount
 	Expiry   time.Time     // of the channel
 	Deadline time.Duration // D, the chain's parameter
+	Paid     top.Amount    // by the channel before, as its row on the chain says
+	Seq      uint64        // of the voucher claimed last, as that row says; 0 is none
 }
 
 // Meter is the provider's end of one channel: what it was paid, and how much
 // more it serves. It is not safe for concurrent use.
+//
+// Credit is counted twice: for each session in units, up to the offer's window,
+// and for the channel in money, over all its sessions and whatever the payer
+// renews, ends or forgets. So the provider's risk is one window, not one for each
+// session that a payer cares to begin.
 type Meter struct {
-	cfg     MeterConfig
-	voucher Voucher // the newest; Seq 0 before the first
-	best    Claim   // of the vouchers before it, while it owes more
-	owed    top.Amount
-	live    map[top.SessionID]*served
-	last    *served // used last: ticks come in runs
-	head    time.Time
-	saved   time.Time
-	unsaved uint64 // units paid since
+	cfg   MeterConfig
+	until time.Time // no tick later: expiry - 2D
+	head  time.Time
+
+	voucher Voucher    // the newest; Seq 0 before the first
+	slots   []*served  // of its anchors; nil where the session was forgotten
+	ticks   []Tick     // of its anchors, where slots is nil
+	owed    top.Amount // by it
+	old     proven     // the voucher before, which late ticks still raise
+	best    proven     // the one before that which owes most
+
+	live   map[top.SessionID]*served
+	last   *served    // ticked last: ticks come in runs
+	served top.Amount // price of all units served, paid or not
+	disk   cadence
 }
 
-// served is one session, seen by who serves.
+// cadence is what is not on disk yet.
+type cadence struct {
+	saved  time.Time // when Save last gave something
+	synced time.Time // when it last asked for an fsync
+	units  uint64    // paid since it was saved
+	fresh  bool      // a voucher came since
+}
+
+// proven is a claim and what it comes to.
+type proven struct {
+	claim Claim
+	owed  top.Amount
+}
+
+// served is one session, seen by who serves. Once closed it never changes (S3).
 type served struct {
-	id     top.SessionID
-	ticket Ticket
-	offer  Offer
+	window uint32 // the offer's
 	units  uint64 // served
+	paid   uint64 // units ever ticked: never goes back
+	anchor Anchor // ticked on; the ticket's before the first voucher
 	base   uint64 // units that the voucher's amount pays
-	n      uint32 // ticks of the anchor; 0 before the first voucher
+	before uint64 // base of the voucher before
 	i      uint32 // of the last tick
 	w      top.ID // of the last tick, or the root
-	limit  uint32 // ticks that one tick may skip: 4 W
-	wrong  int    // ticks that did not verify in the second from
-	from   int64  // unix seconds
+	reach  uint32 // the highest tick that is hashed
+	begun  bool   // there was a voucher
 	closed bool
+	wrong  int       // ticks that did not verify since
+	since  time.Time // the first of them
 }
 
-// maxWrong is how many wrong ticks a second close a session.
-const maxWrong = 16
+// Limits of the provider's end (economy.md, "The paid session").
+const (
+	minWindow = 4                              // units of credit for a channel that has paid nothing
+	maxWrong  = 16                             // wrong ticks a second; more close the session
+	saveEvery = 100 * time.Millisecond         // how long a tick may be in memory only
+	syncEvery = time.Second                    // how long it may be in the disk's cache only
+	maxPrice  = top.MaxSupply / MaxAnchors / 4 // keeps sums of prices and windows in range
+)
 
-// saveEvery is how long a tick may be in memory only.
-const saveEvery = 100 * time.Millisecond
-
-// NewMeter is a meter that was paid nothing yet.
+// NewMeter is a meter with no session.
 func NewMeter(cfg MeterConfig) *Meter {
-	return &Meter{cfg: cfg, live: map[top.SessionID]*served{}}
+	return &Meter{
+		cfg: cfg, until: cfg.Expiry.Add(-2 * cfg.Deadline),
+		served: cfg.Paid, live: map[top.SessionID]*served{},
+	}
 }
 
 // Open begins a session by its ticket, which the caller then countersigns. The
-// ticket must say what the offer says.
+// ticket must be the payer's, for this channel, and say what the offer says.
 func (m *Meter) Open(now time.Time, t Ticket, o Offer) error {
+	if err := o.usable(); err != nil {
+		return err
+	}
 	switch {
 	case t.Chain != m.cfg.Chain || t.Channel != m.cfg.Channel:
 		return fmt.Errorf("ticket %s: for channel %s of chain %s: %w", t.Session, t.Channel.Short(), t.Chain, top.ErrDenied)
 	case t.Payer != m.cfg.Payer || t.Node != m.cfg.Node:
 		return fmt.Errorf("ticket %s: between others: %w", t.Session, top.ErrDenied)
 	case t.Service != o.Service || t.Unit != o.Unit || t.Price != o.Price:
-		return fmt.Errorf("ticket %s: not at the offer's terms: %w", t.Session, top.ErrDenied)
-	case now.Unix() >= int64(min(t.Expiry, 1<<40)):
+		return fmt.Errorf("ticket %s: %s TOP for %s of %s are not the offer's terms (read the offer again): %w", t.Session, t.Price, t.Unit, t.Service, top.ErrDenied)
+	case t.N == 0 || t.N > MaxSteps:
+		return fmt.Errorf("ticket %s: an anchor of %d ticks, limit %d: %w", t.Session, t.N, MaxSteps, top.ErrInvalid)
+	case uint64(max(0, now.Unix())) >= t.Expiry:
 		return fmt.Errorf("ticket %s: expired: %w", t.Session, top.ErrDenied)
 	case m.live[t.Session] != nil:
 		return fmt.Errorf("ticket %s: shown before: %w", t.Session, top.ErrBusy)
 	case m.open() >= MaxAnchors:
-		return fmt.Errorf("ticket %s: the channel carries %d sessions already: %w", t.Session, MaxAnchors, top.ErrBusy)
-	}
-	if err := t.VerifyPayer(); err != nil {
-		return err
+		return fmt.Errorf("ticket %s: the channel carries %d sessions already (end one): %w", t.Session, MaxAnchors, top.ErrBusy)
 	}
 	if err := m.inTime(now); err != nil {
 		return err
 	}
-	m.live[t.Session] = &served{id: t.Session, ticket: t, offer: o}
+	if err := t.VerifyPayer(); err != nil {
+		return err
+	}
+	m.live[t.Session] = &served{window: o.Window, anchor: t.Anchor()}
 	return nil
 }
 
@@ -99,186 +139,186 @@ func (m *Meter) open() (n int) {
 // inTime refuses what comes later than the channel's expiry - 2D: a claim needs
 // that long to be sure of its block.
 func (m *Meter) inTime(now time.Time) error {
-	if now.After(m.cfg.Expiry.Add(-2 * m.cfg.Deadline)) {
-		return fmt.Errorf("channel %s ends at %s, too near: %w", m.cfg.Channel.Short(), m.cfg.Expiry.UTC().Format(time.RFC3339), top.ErrDenied)
+	if now.After(m.until) {
+		return fmt.Errorf("channel %s ends at %s, too near (open another): %w", m.cfg.Channel.Short(), m.cfg.Expiry.UTC().Format(time.RFC3339), top.ErrDenied)
 	}
 	return nil
 }
 
-// Renew takes the payer's next voucher. It must be newer, signed, within the cap,
-// at the tickets' prices, and pay at least what the ticks included come to; a
-// session that it leaves out is over, and its last tick must be in the amount.
-func (m *Meter) Renew(now time.Time, r Renewal) error {
-	v := &r.Voucher
-	if v.Chain != m.cfg.Chain || v.Channel != m.cfg.Channel || len(r.Base) != len(v.Anchors) {
-		return fmt.Errorf("voucher %d: for channel %s of chain %s: %w", v.Seq, v.Channel.Short(), v.Chain, top.ErrDenied)
+// Expires says that the chain ends the channel at that time: the payer closes it.
+// A later end than is known changes nothing.
+func (m *Meter) Expires(at time.Time) {
+	if at.Before(m.cfg.Expiry) {
+		m.cfg.Expiry, m.until = at, at.Add(-2*m.cfg.Deadline)
 	}
-	if v.Seq <= m.voucher.Seq || v.Amount < m.voucher.Amount {
-		return fmt.Errorf("voucher %d of %s TOP after number %d of %s: %w", v.Seq, v.Amount, m.voucher.Seq, m.voucher.Amount, top.ErrDenied)
-	}
-	if err := m.inTime(now); err != nil {
-		return err
-	}
-	most, err := v.Exposure()
-	if err != nil {
-		return err
-	}
-	if most > m.cfg.Cap {
-		return fmt.Errorf("voucher %d exposes %s TOP, the cap is %s: %w", v.Seq, most, m.cfg.Cap, top.ErrDenied)
-	}
-	least, err := m.least(r)
-	if err != nil {
-		return err
-	}
-	if v.Amount < least {
-		return fmt.Errorf("voucher %d settles %s TOP, the ticks before it come to %s: %w", v.Seq, v.Amount, least, top.ErrDenied)
-	}
-	if err := v.Verify(m.cfg.Payer); err != nil {
-		return err
-	}
-	m.take(r)
-	return nil
 }
 
-// least is what the amount of a renewal must be: for each session that goes on
-// the units that it says are included, for each that is over its last tick (S6).
-func (m *Meter) least(r Renewal) (top.Amount, error) {
-	sum := m.voucher.Amount
-	for i, a := range r.Voucher.Anchors {
-		s, ok := m.live[a.Session]
-		switch {
-		case !ok || s.closed:
-			return 0, fmt.Errorf("voucher %d: session %s is not open: %w", r.Voucher.Seq, a.Session, top.ErrDenied)
-		case a.Price != s.ticket.Price:
-			return 0, fmt.Errorf("voucher %d: session %s costs %s a unit, not %s: %w", r.Voucher.Seq, a.Session, s.ticket.Price, a.Price, top.ErrDenied)
-		case r.Base[i] < s.base || r.Base[i] > s.units+uint64(s.offer.Window):
-			return 0, fmt.Errorf("voucher %d: session %s: unit %d included, %d served from %d: %w", r.Voucher.Seq, a.Session, r.Base[i], s.units, s.base, top.ErrDenied)
-		}
-		var err error
-		if sum, err = addUnits(sum, a.Price, r.Base[i]-s.base); err != nil {
-			return 0, err
-		}
-	}
-	for id, s := range m.live {
-		if _, goesOn := r.Voucher.Anchor(id); goesOn || s.closed || s.n == 0 {
-			continue
-		}
-		var err error
-		if sum, err = addUnits(sum, s.ticket.Price, uint64(s.i)); err != nil {
-			return 0, err
-		}
-	}
-	return sum, nil
-}
-
-// take makes a renewal that was checked the newest. The claim before it is kept
-// while it owes more: until the first ticks on the new anchors.
-func (m *Meter) take(r Renewal) {
-	if before := m.current(); m.voucher.Seq > 0 {
-		if owed, err := before.Owed(); err == nil && owed > m.owed {
-			m.best, m.owed = before, owed
-		}
-	}
-	for id, s := range m.live {
-		if _, ok := r.Voucher.Anchor(id); !ok && s.n > 0 {
-			s.closed = true
-		}
-	}
-	m.voucher = r.Voucher
-	for i, a := range r.Voucher.Anchors {
-		s := m.live[a.Session]
-		s.base, s.n, s.i, s.w = r.Base[i], a.N, 0, a.Root
-		s.limit = m.reach(s)
-	}
-	m.unsaved++
-}
-
-// reach is how many units one tick may skip: 4 W.
-func (m *Meter) reach(s *served) uint32 {
-	return uint32(min(4*m.Window(s.id), MaxSteps))
-}
-
-// Tick takes a tick: units up to Base+I of its session are paid. A tick that is
+// Tick takes a tick: units up to base+I of its session are paid. A tick that is
 // not above the last, beyond the anchor, or that skips more than 4 W is dropped
 // before anything is hashed (S1); more than 16 wrong ones in a second close the
-// session.
+// session. The last tick once more, and a late one on the anchor before, are no
+// errors.
 func (m *Meter) Tick(now time.Time, t Tick) error {
 	s := m.last
-	if s == nil || s.id != t.Session {
+	if s == nil || s.anchor.Session != t.Session {
 		if s = m.live[t.Session]; s == nil {
 			return fmt.Errorf("tick: no session %s: %w", t.Session, top.ErrNotFound)
 		}
 		m.last = s
 	}
-	step := t.I - s.i
-	if s.closed || t.I <= s.i || t.I > s.n || step > s.limit && step > m.grown(s) {
-		return m.dropped(s, t)
-	}
-	if now.Unix() > m.cfg.Expiry.Unix()-int64(2*m.cfg.Deadline/time.Second) {
+	if now.After(m.until) {
 		return m.inTime(now)
 	}
+	if s.closed || t.I <= s.i || t.I > s.reach && t.I > m.grown(s) {
+		return m.dropped(now, s, t)
+	}
 	w := t.W
-	for range step {
+	for range t.I - s.i {
 		w = sha256.Sum256(w[:])
 	}
 	if w != s.w {
+		if _, ok := m.late(s, t); ok {
+			return nil
+		}
 		return m.wrong(now, s, t)
 	}
-	s.i, s.w = t.I, t.W
-	m.unsaved += uint64(step)
+	m.paid(s, t)
 	return nil
 }
 
-// grown is the reach of a session now: the window grows with what was paid.
-func (m *Meter) grown(s *served) uint32 {
-	s.limit = m.reach(s)
-	return s.limit
+// paid notes a tick that verified.
+func (m *Meter) paid(s *served, t Tick) {
+	step := t.I - s.i
+	s.i, s.w = t.I, t.W
+	s.paid = max(s.paid, s.base+uint64(t.I))
+	m.owed += s.anchor.Price * top.Amount(step) // at most the exposure, which was checked
+	m.disk.units += uint64(step)
 }
 
-// dropped says why a tick was not hashed.
-func (m *Meter) dropped(s *served, t Tick) error {
+// grown is the highest tick of a session that is hashed now: 4 W units beyond the
+// last, and W grows with what was paid.
+func (m *Meter) grown(s *served) uint32 {
+	if !s.begun {
+		return 0
+	}
+	s.reach = uint32(min(uint64(s.anchor.N), s.paid-s.base+4*m.window(s)))
+	return s.reach
+}
+
+// dropped judges a tick that is not hashed on the session's anchor.
+func (m *Meter) dropped(now time.Time, s *served, t Tick) error {
 	switch {
 	case s.closed:
 		return fmt.Errorf("tick: session %s is over: %w", t.Session, top.ErrDenied)
+	case !s.begun:
+		return fmt.Errorf("tick: session %s has no voucher yet: %w", t.Session, top.ErrDenied)
+	case t.I == s.i && t.W == s.w:
+		return nil
 	case t.I <= s.i:
 		return fmt.Errorf("tick %d after %d: %w", t.I, s.i, top.ErrDenied)
-	case t.I > s.n:
-		return fmt.Errorf("tick %d, the anchor ends at %d: %w", t.I, s.n, top.ErrDenied)
 	}
-	return fmt.Errorf("tick %d after %d skips more than %d: %w", t.I, s.i, s.limit, top.ErrDenied)
+	if hashed, ok := m.late(s, t); ok {
+		return nil
+	} else if hashed {
+		return m.wrong(now, s, t)
+	}
+	if t.I > s.anchor.N {
+		return fmt.Errorf("tick %d, the anchor ends at %d: %w", t.I, s.anchor.N, top.ErrDenied)
+	}
+	return fmt.Errorf("tick %d after %d skips more than %d: %w", t.I, s.i, s.reach-s.i, top.ErrDenied)
+}
+
+// late takes a tick that was on its way while the voucher was renewed: the payer
+// ticks on the old anchor until it knows. The claim that it raises is the old one.
+func (m *Meter) late(s *served, t Tick) (hashed, ok bool) {
+	j := slices.IndexFunc(m.old.claim.Ticks, func(o Tick) bool { return o.Session == t.Session })
+	if j < 0 {
+		return false, false
+	}
+	a, last := m.old.claim.Voucher.Anchors[j], &m.old.claim.Ticks[j]
+	from := last.W
+	if last.I == 0 {
+		from = a.Root
+	}
+	if t.I <= last.I || t.I > a.N || uint64(t.I-last.I) > 4*m.window(s) {
+		return false, false
+	}
+	if Hash(t.W, t.I-last.I) != from {
+		return true, false
+	}
+	step := t.I - last.I
+	*last = t
+	m.old.owed += a.Price * top.Amount(step) // at most the exposure, which was checked
+	m.disk.units += uint64(step)
+	s.paid = max(s.paid, s.before+uint64(t.I))
+	return true, true
 }
 
 // wrong counts a tick that does not verify.
 func (m *Meter) wrong(now time.Time, s *served, t Tick) error {
-	if sec := now.Unix(); sec != s.from {
-		s.from, s.wrong = sec, 0
+	if s.wrong == 0 || now.Sub(s.since) >= time.Second {
+		s.since, s.wrong = now, 0
 	}
 	if s.wrong++; s.wrong > maxWrong {
 		s.closed = true
-		return fmt.Errorf("tick: session %s is closed after %d wrong ticks in a second: %w", t.Session, s.wrong, top.ErrDenied)
+		return fmt.Errorf("tick: session %s is closed after %d wrong ticks in a second (begin another): %w", t.Session, s.wrong, top.ErrDenied)
 	}
 	return fmt.Errorf("tick %d does not hash to tick %d: %w", t.I, s.i, top.ErrDenied)
 }
 
-// Paid is the units of a session that were paid.
+// Paid is the units of a session that were paid. It never goes back.
 func (m *Meter) Paid(id top.SessionID) uint64 {
 	if s := m.live[id]; s != nil {
-		return s.base + uint64(s.i)
+		return s.paid
 	}
 	return 0
 }
 
 // Window is W of a session now, in units.
 func (m *Meter) Window(id top.SessionID) uint64 {
-	s := m.live[id]
-	if s == nil {
-		return 0
+	if s := m.live[id]; s != nil {
+		return m.window(s)
 	}
-	return window(s.offer, m.Owed())
+	return 0
 }
 
-// Head notes the time of the newest block that the provider has seen.
+func (m *Meter) window(s *served) uint64 { return window(s.window, s.anchor.Price, m.Owed()) }
+
+// window is W: a quarter of what the channel has paid, in units of the offer; at
+// least minWindow, at most what the offer gives (economy.md, "Credit window").
+func window(largest uint32, price, paid top.Amount) uint64 {
+	w := uint64(largest)
+	if price > 0 {
+		w = min(w, max(minWindow, uint64(paid/price)/4))
+	}
+	return w
+}
+
+// Head notes when the provider last knew the newest block: the time of its
+// header, or, while the chain stands still, that of its own node's last answer.
 func (m *Meter) Head(at time.Time) { m.head = at }
+
+// Credit is how many units of a session can be served before the next tick (S4).
+func (m *Meter) Credit(id top.SessionID) uint64 {
+	s := m.live[id]
+	if s == nil || s.closed || !s.begun {
+		return 0
+	}
+	to := min(s.paid+m.window(s), s.base+uint64(s.anchor.N))
+	if to <= s.units {
+		return 0
+	}
+	room := to - s.units
+	if s.anchor.Price > 0 {
+		owed := m.Owed()
+		left, ok := (owed + max(s.anchor.Price*minWindow, owed/4)).Sub(m.served)
+		if !ok {
+			return 0
+		}
+		room = min(room, uint64(left/s.anchor.Price))
+	}
+	return room
+}
 
 // Serve counts units about to be served, if the session has that much credit
 // (S4). Otherwise it is top.ErrDenied, and the traffic waits for a tick.
@@ -286,24 +326,34 @@ func (m *Meter) Serve(now time.Time, id top.SessionID, units uint64) error {
 	s := m.live[id]
 	switch {
 	case s == nil || s.closed:
-		return fmt.Errorf("session %s is not open: %w", id, top.ErrDenied)
-	case s.n == 0:
+		return fmt.Errorf("session %s is not open (begin it with a ticket): %w", id, top.ErrDenied)
+	case !s.begun:
 		return fmt.Errorf("session %s: no voucher yet: %w", id, top.ErrDenied)
 	case now.Sub(m.head) > m.cfg.Deadline/2:
-		return fmt.Errorf("session %s: the newest block seen is of %s, too old to serve on: %w", id, m.head.UTC().Format(time.RFC3339), top.ErrDenied)
+		return fmt.Errorf("session %s: the newest block is known of %s, too old to serve on: %w", id, m.head.UTC().Format(time.RFC3339), top.ErrDenied)
 	}
 	if err := m.inTime(now); err != nil {
 		return err
 	}
-	next := s.units + units
-	if next < s.units || next > s.base+uint64(s.i)+m.Window(id) {
-		return fmt.Errorf("session %s: %d served, %d paid, a credit of %d: %w", id, s.units, s.base+uint64(s.i), m.Window(id), top.ErrDenied)
+	if credit := m.Credit(id); units > credit {
+		return fmt.Errorf("session %s: %d units served, %d paid, the anchor ends at %d, credit for %d more: %w", id, s.units, s.paid, s.base+uint64(s.anchor.N), credit, top.ErrDenied)
 	}
-	if next > s.base+uint64(s.n) {
-		return fmt.Errorf("session %s: the anchor ends at unit %d: %w", id, s.base+uint64(s.n), top.ErrDenied)
-	}
-	s.units = next
+	s.units += units
+	m.served += s.anchor.Price * top.Amount(units)
 	return nil
+}
+
+// Lost takes units back that were served and that nobody will acknowledge: the
+// transport gave them up. They are not paid, and no longer use credit. How much
+// loss to believe is the caller's to judge. More than is unpaid is not taken back.
+func (m *Meter) Lost(id top.SessionID, units uint64) {
+	s := m.live[id]
+	if s == nil || s.closed || s.units <= s.paid {
+		return
+	}
+	units = min(units, s.units-s.paid)
+	s.units -= units
+	m.served -= s.anchor.Price * top.Amount(units)
 }
 
 // Close ends a session: nothing of it changes any more (S3).
@@ -315,67 +365,67 @@ func (m *Meter) Close(id top.SessionID) {
 
 // current is the newest voucher with the last tick on each of its anchors.
 func (m *Meter) current() Claim {
-	c := Claim{Voucher: m.voucher}
-	for _, a := range m.voucher.Anchors {
-		s := m.live[a.Session]
-		t := Tick{Session: a.Session}
+	c := Claim{Voucher: m.voucher, Ticks: slices.Clone(m.ticks)}
+	for j, s := range m.slots {
 		if s != nil && s.i > 0 {
-			t.I, t.W = s.i, s.w
+			c.Ticks[j] = Tick{s.anchor.Session, s.i, s.w}
 		}
-		c.Ticks = append(c.Ticks, t)
 	}
 	return c
 }
 
-// Claim is what the provider has to show now: the claim that owes most.
+// Claim is what the provider has to show the chain now: the claim that owes most.
+// Its voucher's Seq is 0 before the first.
 func (m *Meter) Claim() Claim {
-	c := m.current()
-	if owed, err := c.Owed(); err != nil || owed < m.owed {
-		return m.best
+	before := m.before()
+	if m.owed >= before.owed {
+		return m.current()
 	}
-	return c
+	before.claim.Ticks = slices.Clone(before.claim.Ticks)
+	return before.claim
 }
 
-// Owed is what Claim comes to.
+// before is the older claim that owes most.
+func (m *Meter) before() proven {
+	if m.old.owed > m.best.owed {
+		return m.old
+	}
+	return m.best
+}
+
+// Owed is what the channel has paid: what Claim comes to, or what the chain paid
+// before. It never goes back (S1).
 func (m *Meter) Owed() top.Amount {
-	sum := m.voucher.Amount
-	for _, a := range m.voucher.Anchors {
-		if s := m.live[a.Session]; s != nil {
-			sum += a.Price * top.Amount(s.i) // at most the exposure, which was checked
-		}
-	}
-	return max(sum, m.owed)
+	return max(m.cfg.Paid, m.owed, m.old.owed, m.best.owed)
 }
 
-// Save is the claim to put on disk, when it is time: after W units or 100 ms.
-func (m *Meter) Save(now time.Time, id top.SessionID) (Claim, bool) {
-	if m.unsaved == 0 || m.unsaved < max(1, m.Window(id)) && now.Sub(m.saved) < saveEvery {
-		return Claim{}, false
+// Show is what a payer that lost its memory needs, and what goes to disk: the
+// newest voucher with its ticks, and an older claim while that owes more.
+func (m *Meter) Show() []Claim {
+	var claims []Claim
+	if m.voucher.Seq > 0 {
+		claims = append(claims, m.current())
 	}
-	m.unsaved, m.saved = 0, now
-	return m.Claim(), true
+	if before := m.before(); before.owed > m.owed {
+		claims = append(claims, m.Claim())
+	}
+	return claims
 }
 
-// Recover makes a meter that lost its memory go on from a claim that it saved,
-// or that the payer shows: it proves itself, and the higher wins. Its sessions
-// are over.
-func (m *Meter) Recover(c Claim) error {
-	if c.Voucher.Chain != m.cfg.Chain || c.Voucher.Channel != m.cfg.Channel {
-		return fmt.Errorf("claim of channel %s: %w", c.Voucher.Channel.Short(), top.ErrDenied)
+// Save is the claims to append to disk, when it is time: a voucher came, W units
+// were paid, or 100 ms have passed since the last. sync asks for an fsync as
+// well, once a second.
+func (m *Meter) Save(now time.Time) (claims []Claim, sync bool) {
+	d, w := &m.disk, uint64(minWindow)
+	if m.last != nil {
+		w = m.window(m.last)
 	}
-	if err := c.Voucher.Verify(m.cfg.Payer); err != nil {
-		return err
+	if !d.fresh && (d.units == 0 || d.units < w && now.Sub(d.saved) < saveEvery) {
+		return nil, false
 	}
-	owed, err := c.Owed()
-	if err != nil {
-		return err
+	d.saved, d.units, d.fresh = now, 0, false
+	if sync = now.Sub(d.synced) >= syncEvery; sync {
+		d.synced = now
 	}
-	if owed > m.Owed() {
-		m.best, m.owed = c, owed
-	}
-	if c.Voucher.Seq > m.voucher.Seq {
-		m.voucher = c.Voucher
-		m.voucher.Anchors = nil
-	}
-	return nil
+	return m.Show(), sync
 }

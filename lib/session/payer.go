@@ -51,98 +51,123 @@ type PayerConfig struct {
 	Expiry  time.Time       // of the channel
 	Draw    func() [32]byte // fresh random bytes, for one anchor each
 	Steps   uint32          // most ticks that one voucher promises; 0 is MaxSteps
+	Paid    top.Amount      // by the channel before, as its row on the chain says
 	After   uint64          // number of the newest voucher signed before; 0 is none
 }
 
 // Payer is the client's end of one channel: up to MaxAnchors sessions at once. It
-// says when to tick and when to renew; the caller signs and sends. It is not safe
-// for concurrent use.
+// says when to tick and when to renew; the caller signs and sends. What is lost on
+// the way is sent again: Waiting the renewal, Repeat the ticks. It is not safe for
+// concurrent use.
 type Payer struct {
 	cfg     PayerConfig
 	seq     uint64     // of the newest voucher made
-	amount  top.Amount // settled by it, or by the one acknowledged
+	amount  top.Amount // settled by the voucher acknowledged
+	last    Voucher    // acknowledged
 	live    map[top.SessionID]*paying
-	order   []top.SessionID
-	waiting *Renewal  // made, and not acknowledged
-	renewed time.Time // when the newest was made
-	dirty   bool      // something changed that a voucher must say
+	order   []top.SessionID // of live, as they began
+	waiting *Renewal        // made, and not acknowledged
+	renewed time.Time       // when the newest was made
+	dirty   bool            // something changed that a voucher must say
 }
 
 // paying is one session, seen by who pays.
 type paying struct {
-	offer Offer
-	units uint64  // acknowledged to have been served
-	paid  uint64  // ticked
-	now   *anchor // ticked on; nil until the first voucher is acknowledged
-	next  *anchor // of the voucher that waits
-	ended bool
+	ticket Ticket
+	window uint32  // the offer's
+	units  uint64  // acknowledged to have been served
+	paid   uint64  // ticked
+	now    *anchor // ticked on; nil until the first voucher is acknowledged
+	next   *anchor // of the ticket, or of the voucher that waits
+	ended  bool
 }
 
-// anchor is one hash chain and the units before it.
+// anchor is one hash chain, as far as a voucher promised it, and the units
+// before it.
 type anchor struct {
 	chain *HashChain
+	n     uint32
 	base  uint64
 }
 
-// NewPayer is a payer that has promised nothing yet.
+// NewPayer is a payer with no session.
 func NewPayer(cfg PayerConfig) *Payer {
 	if cfg.Steps == 0 || cfg.Steps > MaxSteps {
 		cfg.Steps = MaxSteps
 	}
-	return &Payer{cfg: cfg, seq: cfg.After, live: map[top.SessionID]*paying{}}
-}
-
-// Recover makes a payer that lost its memory go on from what the provider shows:
-// the claim proves itself. Its sessions are over, and what they ticked is
-// settled by the next voucher.
-func (p *Payer) Recover(c Claim) error {
-	if c.Voucher.Chain != p.cfg.Chain || c.Voucher.Channel != p.cfg.Channel {
-		return fmt.Errorf("claim of channel %s: %w", c.Voucher.Channel.Short(), top.ErrDenied)
-	}
-	if err := c.Voucher.Verify(p.cfg.Payer); err != nil {
-		return err
-	}
-	owed, err := c.Owed()
-	if err != nil {
-		return err
-	}
-	p.seq, p.amount, p.dirty = max(p.seq, c.Voucher.Seq), max(p.amount, owed), true
-	return nil
+	return &Payer{cfg: cfg, seq: cfg.After, amount: cfg.Paid, live: map[top.SessionID]*paying{}}
 }
 
 // Begin makes the ticket of a new session, for the caller to sign and to have
-// countersigned. Its anchor comes with the next Renew.
+// countersigned. The next Renew promises its anchor.
 func (p *Payer) Begin(now time.Time, id top.SessionID, o Offer) (t Ticket, err error) {
-	if _, ok := p.live[id]; ok {
+	if err := o.usable(); err != nil {
+		return t, err
+	}
+	switch {
+	case p.live[id] != nil:
 		return t, fmt.Errorf("session %s: begun before: %w", id, top.ErrBusy)
+	case len(p.live) >= MaxAnchors:
+		return t, fmt.Errorf("session %s: the channel carries %d already (end one, or open another channel): %w", id, MaxAnchors, top.ErrBusy)
+	case !now.Before(p.cfg.Expiry):
+		return t, fmt.Errorf("session %s: channel %s ended at %s (open another): %w", id, p.cfg.Channel.Short(), p.cfg.Expiry.UTC().Format(time.RFC3339), top.ErrDenied)
 	}
-	if len(p.live) >= MaxAnchors {
-		return t, fmt.Errorf("session %s: the channel carries %d already: %w", id, MaxAnchors, top.ErrBusy)
+	first := p.draw(p.cfg.Steps, 0)
+	t = Ticket{
+		Chain: p.cfg.Chain, Channel: p.cfg.Channel, Session: id, Payer: p.cfg.Payer, Node: p.cfg.Node,
+		Service: o.Service, Unit: o.Unit, Price: o.Price, Root: first.chain.Root(), N: first.n,
+		Expiry: uint64(p.cfg.Expiry.Unix()),
 	}
-	if !now.Before(p.cfg.Expiry) {
-		return t, fmt.Errorf("session %s: the channel is over: %w", id, top.ErrDenied)
-	}
-	s := &paying{offer: o, next: &anchor{chain: NewHashChain(p.cfg.Draw(), p.cfg.Steps)}}
-	p.live[id] = s
+	p.live[id] = &paying{ticket: t, window: o.Window, next: first}
 	p.order = append(p.order, id)
 	p.dirty = true
-	return Ticket{
-		Chain: p.cfg.Chain, Channel: p.cfg.Channel, Session: id, Payer: p.cfg.Payer, Node: p.cfg.Node,
-		Service: o.Service, Unit: o.Unit, Price: o.Price, Root: s.next.chain.Root(), N: s.next.chain.N(),
-		Expiry: uint64(p.cfg.Expiry.Unix()),
-	}, nil
+	return t, nil
 }
 
-// End says that a session is over: the next voucher settles it.
-func (p *Payer) End(id top.SessionID) {
-	if s, ok := p.live[id]; ok && !s.ended {
-		s.ended, p.dirty = true, true
+// draw makes an anchor from fresh bytes. Bytes drawn before would show the ticks
+// of one anchor on another (S6).
+func (p *Payer) draw(n uint32, base uint64) *anchor {
+	a := &anchor{NewHashChain(p.cfg.Draw(), n), n, base}
+	for _, s := range p.live {
+		for _, b := range []*anchor{s.now, s.next} {
+			if b != nil && b.chain.seed() == a.chain.seed() {
+				panic("session: S6: Draw gave the same bytes twice")
+			}
+		}
 	}
+	return a
+}
+
+// Check says whether t is the ticket that Begin made, signed by both ends.
+func (p *Payer) Check(t Ticket) error {
+	s := p.live[t.Session]
+	if s == nil {
+		return fmt.Errorf("ticket of session %s: not begun here: %w", t.Session, top.ErrNotFound)
+	}
+	bare := t
+	bare.PayerSig, bare.NodeSig = [64]byte{}, [64]byte{}
+	if bare != s.ticket {
+		return fmt.Errorf("ticket of session %s: the provider changed it: %w", t.Session, top.ErrDenied)
+	}
+	return t.Verify()
+}
+
+// End says that a session is over: the tick is its last, and the next voucher
+// settles it.
+func (p *Payer) End(id top.SessionID) (Tick, bool) {
+	s, ok := p.live[id]
+	if !ok || s.ended {
+		return Tick{}, false
+	}
+	t, due := p.Flush(id)
+	s.ended, p.dirty = true, true
+	return t, due
 }
 
 // Renew is the next voucher, unsigned, when one is due: a session began or ended,
-// half of an anchor is ticked, or VoucherEvery has passed. While one waits to be
-// acknowledged there is no other. A cap that is used up is top.ErrDenied.
+// Reanchor ticks or half of an anchor are used, or VoucherEvery has passed since
+// the last and there were ticks. While one waits to be acknowledged there is no
+// other. A cap that is used up is top.ErrDenied.
 func (p *Payer) Renew(now time.Time) (r Renewal, due bool, err error) {
 	if p.waiting != nil || !p.due(now) {
 		return r, false, nil
@@ -151,24 +176,24 @@ func (p *Payer) Renew(now time.Time) (r Renewal, due bool, err error) {
 	if err != nil {
 		return r, false, err
 	}
-	var live []top.SessionID
-	prices := top.Amount(0)
-	for _, id := range p.order {
-		if s := p.live[id]; !s.ended {
-			live = append(live, id)
-			prices += s.offer.Price
-		}
+	live, prices := p.running()
+	n := p.steps(len(live), amount, prices)
+	if len(live) > 0 && n == 0 {
+		return r, false, p.usedUp(live)
 	}
-	n, err := p.steps(len(live), amount, prices)
-	if err != nil {
-		return r, false, err
+	if !p.dirty && !p.extends(live, n) {
+		return r, false, nil
 	}
 	r.Voucher = Voucher{Chain: p.cfg.Chain, Channel: p.cfg.Channel, Seq: p.seq + 1, Amount: amount}
 	for _, id := range live {
 		s := p.live[id]
-		s.next = &anchor{NewHashChain(p.cfg.Draw(), n), s.paid}
-		r.Voucher.Anchors = append(r.Voucher.Anchors, Anchor{id, s.offer.Price, s.next.chain.Root(), n})
-		r.Base = append(r.Base, s.paid)
+		if s.now == nil {
+			s.next.n = min(n, s.next.chain.N()) // the ticket's own
+		} else {
+			s.next = p.draw(n, s.paid)
+		}
+		r.Voucher.Anchors = append(r.Voucher.Anchors, Anchor{id, s.ticket.Price, s.next.chain.Root(), s.next.n})
+		r.Base = append(r.Base, s.next.base)
 	}
 	p.seq++
 	p.renewed, p.dirty, p.waiting = now, false, &r
@@ -181,15 +206,26 @@ func (p *Payer) due(now time.Time) bool {
 		return true
 	}
 	for _, s := range p.live {
-		if s.now == nil || s.ended {
+		if s.now == nil {
 			continue
 		}
 		i := s.paid - s.now.base
-		if i >= min(Reanchor, uint64(s.now.chain.N()+1)/2) || i > 0 && now.Sub(p.renewed) >= VoucherEvery {
+		if i >= min(Reanchor, uint64(s.now.n+1)/2) || i > 0 && now.Sub(p.renewed) >= VoucherEvery {
 			return true
 		}
 	}
 	return false
+}
+
+// running is the sessions that go on, and what a unit of each costs together.
+func (p *Payer) running() (live []top.SessionID, prices top.Amount) {
+	for _, id := range p.order {
+		if s := p.live[id]; !s.ended {
+			live = append(live, id)
+			prices += s.ticket.Price // at most MaxAnchors times maxPrice
+		}
+	}
+	return live, prices
 }
 
 // settled is what all ticks so far come to: the Amount of the next voucher.
@@ -200,7 +236,7 @@ func (p *Payer) settled() (top.Amount, error) {
 			continue
 		}
 		var err error
-		if sum, err = addUnits(sum, s.offer.Price, s.paid-s.now.base); err != nil {
+		if sum, err = addUnits(sum, s.ticket.Price, s.paid-s.now.base); err != nil {
 			return 0, err
 		}
 	}
@@ -208,53 +244,90 @@ func (p *Payer) settled() (top.Amount, error) {
 }
 
 // steps is how many ticks each of k anchors may promise, within the cap (S2).
-func (p *Payer) steps(k int, amount, prices top.Amount) (uint32, error) {
+func (p *Payer) steps(k int, amount, prices top.Amount) uint32 {
 	if k == 0 {
-		return 0, nil
+		return 0
 	}
 	n := uint64(p.cfg.Steps) / uint64(k)
 	left, ok := p.cfg.Cap.Sub(amount)
+	if !ok {
+		return 0
+	}
 	if prices > 0 {
 		n = min(n, uint64(left/prices))
 	}
-	if !ok || n == 0 {
-		return 0, top.Errorf(top.Denied, "the channel's cap of %s TOP is used up (open another)", p.cfg.Cap)
+	return uint32(n)
+}
+
+// extends says whether anchors of n ticks go further than those in use. At the
+// end of the cap they do not, and a voucher would be signed for nothing.
+func (p *Payer) extends(live []top.SessionID, n uint32) bool {
+	return slices.ContainsFunc(live, func(id top.SessionID) bool {
+		s := p.live[id]
+		return s.paid+uint64(n) > s.now.base+uint64(s.now.n)
+	})
+}
+
+// usedUp is an error once a session can go no further.
+func (p *Payer) usedUp(live []top.SessionID) error {
+	for _, id := range live {
+		if s := p.live[id]; s.now == nil || s.paid == s.now.base+uint64(s.now.n) {
+			return top.Errorf(top.Denied, "the channel's cap of %s TOP is used up (open another channel)", p.cfg.Cap)
+		}
 	}
-	return uint32(n), nil
+	return nil
+}
+
+// Signed gives back the voucher that waits, signed by the payer.
+func (p *Payer) Signed(v Voucher) error {
+	if p.waiting == nil || !slices.Equal(v.body(), p.waiting.Voucher.body()) {
+		return fmt.Errorf("voucher %d: not the one to be signed: %w", v.Seq, top.ErrInvalid)
+	}
+	if err := v.Verify(p.cfg.Payer); err != nil {
+		return err
+	}
+	p.waiting.Voucher.Sig = v.Sig
+	return nil
+}
+
+// Waiting is the renewal that was not acknowledged yet, to be sent again.
+func (p *Payer) Waiting() (Renewal, bool) {
+	if p.waiting == nil {
+		return Renewal{}, false
+	}
+	return *p.waiting, true
 }
 
 // Acknowledged says that the provider took voucher seq: from now on the payer
-// ticks on its anchors.
+// ticks on its anchors. Repeat has the first ticks on them.
 func (p *Payer) Acknowledged(seq uint64) error {
 	if p.waiting == nil || p.waiting.Voucher.Seq != seq {
 		return fmt.Errorf("voucher %d does not wait to be acknowledged: %w", seq, top.ErrInvalid)
 	}
-	p.amount = p.waiting.Voucher.Amount
-	for _, id := range slices.Clone(p.order) {
+	p.last, p.amount, p.waiting = p.waiting.Voucher, p.waiting.Voucher.Amount, nil
+	p.order = slices.DeleteFunc(p.order, func(id top.SessionID) bool {
 		s := p.live[id]
-		if _, in := p.waiting.Voucher.Anchor(id); in {
+		if _, in := p.last.Anchor(id); in {
 			s.now, s.next = s.next, nil
-			continue
-		}
-		if s.ended {
+		} else if s.ended {
 			delete(p.live, id)
-			p.order = slices.DeleteFunc(p.order, func(o top.SessionID) bool { return o == id })
+			return true
 		}
-	}
-	p.waiting = nil
+		return false
+	})
 	return nil
 }
 
 // Served says that the consumer acknowledged units of a session, in all. The
-// tick is due when a quarter of the window is not ticked yet. It never says more
-// than was served (S5).
+// tick is due when a quarter of the window is not ticked yet, and the sessions of
+// the channel share that quarter. It never says more than was served (S5).
 func (p *Payer) Served(id top.SessionID, units uint64) (Tick, bool) {
 	s, ok := p.live[id]
 	if !ok || s.ended {
 		return Tick{}, false
 	}
 	s.units = max(s.units, units)
-	if s.units-s.paid < max(1, p.window(s)/4) {
+	if s.units-s.paid < max(1, p.window(s)/(4*uint64(len(p.live)))) {
 		return Tick{}, false
 	}
 	return p.tick(id, s)
@@ -263,10 +336,28 @@ func (p *Payer) Served(id top.SessionID, units uint64) (Tick, bool) {
 // Flush ticks all that was served of a session, however little.
 func (p *Payer) Flush(id top.SessionID) (Tick, bool) {
 	s, ok := p.live[id]
-	if !ok || s.units == s.paid {
+	if !ok || s.ended || s.units == s.paid {
 		return Tick{}, false
 	}
 	return p.tick(id, s)
+}
+
+// Repeat ticks all that was served of every session, also what was ticked before:
+// after Acknowledged, and when the traffic stands still because a tick may be
+// lost.
+func (p *Payer) Repeat() []Tick {
+	var ticks []Tick
+	for _, id := range p.order {
+		s := p.live[id]
+		if s.ended || s.now == nil {
+			continue
+		}
+		p.tick(id, s)
+		if i := uint32(s.paid - s.now.base); i > 0 {
+			ticks = append(ticks, Tick{id, i, s.now.chain.At(i)})
+		}
+	}
+	return ticks
 }
 
 // tick ticks as far as the anchor goes.
@@ -274,12 +365,13 @@ func (p *Payer) tick(id top.SessionID, s *paying) (Tick, bool) {
 	if s.now == nil {
 		return Tick{}, false
 	}
-	i := min(s.units-s.now.base, uint64(s.now.chain.N()))
-	if s.now.base+i <= s.paid {
+	to := min(s.units, s.now.base+uint64(s.now.n))
+	if to <= s.paid {
 		return Tick{}, false // the anchor is used up: the next voucher goes on
 	}
-	s.paid = s.now.base + i
-	return Tick{id, uint32(i), s.now.chain.At(uint32(i))}, true
+	s.paid = to
+	i := uint32(to - s.now.base)
+	return Tick{id, i, s.now.chain.At(i)}, true
 }
 
 // window is the credit that the provider gives, as far as the payer knows.
@@ -288,18 +380,55 @@ func (p *Payer) window(s *paying) uint64 {
 	if err != nil {
 		return minWindow
 	}
-	return window(s.offer, paid)
+	return window(s.window, s.ticket.Price, paid)
 }
 
-// minWindow is the credit of a channel that has paid nothing yet, in units.
-const minWindow = 4
-
-// window is W: a quarter of what the channel has paid, in units of the offer; at
-// least minWindow, at most what the offer gives (economy.md, "Credit window").
-func window(o Offer, paid top.Amount) uint64 {
-	w := uint64(o.Window)
-	if o.Price > 0 {
-		w = min(w, max(minWindow, uint64(paid/o.Price)/4))
+// Show is what a provider that lost its memory needs: the voucher acknowledged
+// last with the ticks on it, and the one that waits. Unsigned ones, which Signed
+// never saw, are left out.
+func (p *Payer) Show() []Claim {
+	var claims []Claim
+	if p.last.Sig != [64]byte{} {
+		c := Claim{Voucher: p.last}
+		for _, a := range p.last.Anchors {
+			t := Tick{Session: a.Session}
+			s := p.live[a.Session]
+			if t.I = uint32(s.paid - s.now.base); t.I > 0 {
+				t.W = s.now.chain.At(t.I)
+			}
+			c.Ticks = append(c.Ticks, t)
+		}
+		claims = append(claims, c)
 	}
-	return w
+	if p.waiting != nil && p.waiting.Voucher.Sig != [64]byte{} {
+		claims = append(claims, p.waiting.Voucher.unticked())
+	}
+	return claims
+}
+
+// Recover makes a payer go on after either end lost its memory, from a claim of the other or
+// from one kept: it proves itself, and the higher wins. All sessions are over; the
+// next voucher settles them.
+func (p *Payer) Recover(c Claim) error {
+	if c.Voucher.Chain != p.cfg.Chain || c.Voucher.Channel != p.cfg.Channel {
+		return fmt.Errorf("claim of channel %s of chain %s, not of %s: %w", c.Voucher.Channel.Short(), c.Voucher.Chain, p.cfg.Channel.Short(), top.ErrDenied)
+	}
+	if err := c.Voucher.Verify(p.cfg.Payer); err != nil {
+		return err
+	}
+	owed, err := c.Owed()
+	if err != nil {
+		return err
+	}
+	for _, id := range p.order {
+		p.tick(id, p.live[id]) // nobody needs the tick, but it was served
+	}
+	settled, err := p.settled()
+	if err != nil {
+		return err
+	}
+	p.seq, p.amount = max(p.seq, c.Voucher.Seq), max(settled, owed)
+	p.live, p.order, p.waiting = map[top.SessionID]*paying{}, nil, nil
+	p.last, p.dirty = Voucher{}, true
+	return nil
 }

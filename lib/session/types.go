@@ -3,6 +3,7 @@ package session
 import (
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"time"
 
 	"top/lib/keys"
@@ -65,6 +66,19 @@ func (o *Offer) Get(d *wire.Decoder) {
 	for range d.Count(maxHold, 2) {
 		o.Hold = append(o.Hold, Hold{d.Uint(), d.Uint32()})
 	}
+}
+
+// usable refuses an offer that no session can run on.
+func (o Offer) usable() error {
+	switch {
+	case !IsWord(o.Service) || !IsWord(o.Unit):
+		return fmt.Errorf("offer %q in units of %q: want names of 1 to %d letters, digits, - or .: %w", o.Service, o.Unit, maxText, top.ErrInvalid)
+	case o.Price > maxPrice:
+		return fmt.Errorf("offer of %s: %s TOP a unit are more than %s: %w", o.Service, o.Price, maxPrice, top.ErrInvalid)
+	case o.Window == 0:
+		return fmt.Errorf("offer of %s: a window of 0 units serves nothing: %w", o.Service, top.ErrInvalid)
+	}
+	return nil
 }
 
 // word reads a name of a service or a unit: 1 to 32 letters, digits, "-", ".".
@@ -321,6 +335,15 @@ func (v Voucher) Anchor(s top.SessionID) (Anchor, bool) {
 	return Anchor{}, false
 }
 
+// unticked is a claim on the voucher alone.
+func (v Voucher) unticked() Claim {
+	c := Claim{Voucher: v, Ticks: make([]Tick, len(v.Anchors))}
+	for j, a := range v.Anchors {
+		c.Ticks[j].Session = a.Session
+	}
+	return c
+}
+
 // A Tick says that I units of a session were served. It needs no signature: W
 // hashes back to the anchor's root.
 type Tick struct {
@@ -430,7 +453,8 @@ func Hash(w top.ID, n uint32) top.ID {
 }
 
 // A HashChain is the payer's side of an anchor: N ticks made from 32 random
-// bytes, which must be fresh for every anchor and used once.
+// bytes, which must be fresh for every anchor and used once. It prints as
+// "[secret]": whoever sees it can tick.
 type HashChain struct{ w []top.ID }
 
 // NewHashChain makes a chain of n ticks, 1 to MaxSteps.
@@ -451,3 +475,9 @@ func (h *HashChain) N() uint32 { return uint32(len(h.w) - 1) }
 
 // At is w_i, what tick i shows. Whoever knows it knows every earlier one.
 func (h *HashChain) At(i uint32) top.ID { return h.w[i] }
+
+// seed is the random bytes.
+func (h *HashChain) seed() [32]byte { return h.w[len(h.w)-1] }
+
+// Format hides the ticks from every verb.
+func (HashChain) Format(f fmt.State, _ rune) { io.WriteString(f, "[secret]") }
