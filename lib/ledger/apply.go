@@ -368,7 +368,8 @@ func (s *State) batchTotal(b *Batch) (total top.Amount, err error) {
 		if r.Index >= fresh && int(r.Index-fresh) >= len(s.hot) {
 			return 0, fmt.Errorf("batch: record %d: account %d: there is none: %w", n, r.Index-fresh, top.ErrNotFound)
 		}
-		if total += r.Amount; total > top.MaxSupply {
+		var ok bool
+		if total, ok = total.Add(r.Amount); !ok || total > top.MaxSupply {
 			return 0, fmt.Errorf("batch: more than there can ever be: %w", top.ErrDenied)
 		}
 		if r.Index < fresh {

@@ -79,7 +79,8 @@ func (g Genesis) check() error {
 		}
 		seen[a.Address] = true
 		for _, v := range []top.Amount{a.Balance, a.Locked} {
-			if sum += v; v > top.MaxSupply || sum > top.MaxSupply {
+			var ok bool
+			if sum, ok = sum.Add(v); !ok || sum > top.MaxSupply {
 				return fmt.Errorf("genesis: more money than there can ever be: %w", top.ErrInvalid)
 			}
 		}

@@ -1,0 +1,123 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"fmt"
+	"testing"
+
+	"top/lib/keys"
+	"top/lib/top"
+)
+
+// million is a state of n accounts. Keys are not real: nothing here verifies.
+func million(b *testing.B, n int) *State {
+	b.Helper()
+	g := Genesis{Params: DefaultParams(top.ChainID{1}), Time: 1}
+	g.Accounts = make([]GenesisAccount, n)
+	for i := range g.Accounts {
+		binary.BigEndian.PutUint32(g.Accounts[i].Address[:], uint32(i))
+		g.Accounts[i].Address[31] = 1
+		g.Accounts[i].Balance = 1000 * top.One
+	}
+	s, err := New(g)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.Begin(1, 1000)
+	s.Root()
+	return s
+}
+
+// BenchmarkApply is the ledger's rate on one core: transfers whose signatures
+// were verified, between accounts in an order that no cache foresees.
+func BenchmarkApply(b *testing.B) {
+	const accounts = 1_000_000
+	s := million(b, accounts)
+	txs := make([]*Tx, 1<<16)
+	at := uint32(1)
+	for i := range txs {
+		at = at*1664525 + 1013904223
+		from := uint32(i) * 40503 % uint32(len(txs)) * 15 // each its own, in no order
+		txs[i] = &Tx{Chain: s.params.Chain, From: from, Key: s.cold[from].key, Expiry: 1 << 40, Body: &Transfer{To: To((at >> 7) % accounts), Amount: 1}}
+	}
+	b.ResetTimer()
+	n := 0
+	for b.Loop() {
+		t := txs[n%len(txs)]
+		t.Nonce++
+		if r := s.Apply(t, 120); r.Code != 0 {
+			b.Fatal(r.Message)
+		}
+		n++
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "M-transfers/s")
+}
+
+// BenchmarkApplyBatch is the rate of records of a batch.
+func BenchmarkApplyBatch(b *testing.B) {
+	const accounts, records = 1_000_000, 10_000
+	s := million(b, accounts)
+	body := &Batch{}
+	at := uint32(1)
+	for range records {
+		at = at*1664525 + 1013904223
+		body.Records = append(body.Records, Record{at % accounts, 1})
+	}
+	t := &Tx{Chain: s.params.Chain, Key: s.cold[0].key, Expiry: 1 << 40, Body: body}
+	b.ResetTimer()
+	for b.Loop() {
+		t.Nonce++
+		if r := s.Apply(t, 50_000); r.Code != 0 {
+			s.hot[0].balance += 1000 * top.One
+		}
+	}
+	b.ReportMetric(float64(b.N)*records/b.Elapsed().Seconds()/1e6, "M-records/s")
+}
+
+// BenchmarkRoot is the state root when every hot record of a million changed.
+func BenchmarkRoot(b *testing.B) {
+	s := million(b, 1_000_000)
+	b.ResetTimer()
+	for b.Loop() {
+		for i := range uint32(1_000_000 / pageSize) {
+			s.hot[i*pageSize].balance++
+			s.hotPages.touch(i * pageSize)
+		}
+		s.Root()
+	}
+	b.ReportMetric(float64(hotSize), "bytes/record")
+	b.ReportMetric(b.Elapsed().Seconds()*1000/float64(b.N), "ms/root")
+}
+
+// BenchmarkVerify is signatures one by one, and in batches beside it.
+func BenchmarkVerify(b *testing.B) {
+	k := keys.FromSeed([32]byte{1})
+	txs := make([]*Tx, 2000)
+	for i := range txs {
+		txs[i] = &Tx{Chain: top.ChainID{1}, Nonce: uint64(i), Body: &Transfer{To: To(1), Amount: 1}}
+		if err := txs[i].Sign(k.Signer()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Run("single", func(b *testing.B) {
+		n := 0
+		for b.Loop() {
+			if err := txs[n%len(txs)].Verify(); err != nil {
+				b.Fatal(err)
+			}
+			n++
+		}
+	})
+	for _, size := range []int{100, 2000} {
+		b.Run(fmt.Sprintf("batch-%d", size), func(b *testing.B) {
+			for b.Loop() {
+				for _, err := range VerifyBatch(txs[:size]) {
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*size), "ns/signature")
+		})
+	}
+}
