@@ -54,9 +54,10 @@ type Host struct {
 	h   host.Host
 	log *slog.Logger
 
-	mu   sync.Mutex
-	all  int             // inbound streams held
-	each map[peer.ID]int // of them, by peer
+	mu        sync.Mutex
+	all       int             // inbound streams held
+	each      map[peer.ID]int // of them, by peer
+	listeners []*listener
 }
 
 // New starts a host.
@@ -68,17 +69,30 @@ func New(cfg Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	listen := libp2p.NoListenAddrs
-	if len(cfg.Listen) > 0 {
-		listen = libp2p.ListenAddrStrings(cfg.Listen...)
+	var listen []multiaddr.Multiaddr
+	for _, text := range cfg.Listen {
+		a, err := multiaddr.NewMultiaddr(text)
+		if err != nil {
+			return nil, top.Errorf(top.Invalid, "listen on %q: %v (want /ip4/0.0.0.0/tcp/PORT)", text, err)
+		}
+		listen = append(listen, a)
 	}
-	h, err := libp2p.New(libp2p.Identity(id), listen,
-		libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport),
+	// It listens once it is made: when libp2p.New cannot listen it leaves
+	// goroutines behind. With SO_REUSEPORT a second host would share the port of
+	// the first.
+	h, err := libp2p.New(libp2p.Identity(id), libp2p.NoListenAddrs,
+		libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
 		libp2p.Security(noise.ID, noise.New), libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.DisableRelay(), libp2p.DisableMetrics(), libp2p.DisableIdentifyAddressDiscovery(),
 		libp2p.UserAgent("top/"+top.Version))
 	if err != nil {
-		return nil, top.Errorf(top.Failed, "listen on %v: %v (is the port taken?)", cfg.Listen, err)
+		return nil, fmt.Errorf("start mesh: %w", err)
+	}
+	for _, a := range listen {
+		if err := h.Network().Listen(a); err != nil {
+			h.Close()
+			return nil, top.Errorf(top.Failed, "listen on %s: %v (is the port taken?)", a, err)
+		}
 	}
 	return &Host{h: h, log: cfg.Log, each: map[peer.ID]int{}}, nil
 }
@@ -118,8 +132,16 @@ func (h *Host) Addrs() []string {
 // Peers is how many peers are connected.
 func (h *Host) Peers() int { return len(h.h.Network().Peers()) }
 
-// Close ends every connection.
-func (h *Host) Close() error { return h.h.Close() }
+// Close ends every connection and every listener (N3).
+func (h *Host) Close() error {
+	h.mu.Lock()
+	all := h.listeners
+	h.mu.Unlock()
+	for _, l := range all {
+		l.Close()
+	}
+	return h.h.Close()
+}
 
 // Dial opens a stream of a protocol to the peer at addr, a multiaddress that
 // ends in /p2p/ and its name (N1). No answer is top.ErrOffline.
@@ -150,7 +172,10 @@ func CheckAddr(addr string) error {
 
 // Listen gives the streams of a protocol that others open.
 func (h *Host) Listen(proto string) net.Listener {
-	l := &listener{h: h, proto: protocol.ID(proto), conns: make(chan net.Conn, backlog), gone: make(chan struct{})}
+	l := &listener{h: h, proto: protocol.ID(proto), conns: make(chan *conn, backlog), gone: make(chan struct{})}
+	h.mu.Lock()
+	h.listeners = append(h.listeners, l)
+	h.mu.Unlock()
 	h.h.SetStreamHandler(l.proto, l.take)
 	return l
 }
@@ -179,9 +204,11 @@ func (h *Host) release(p peer.ID) {
 type listener struct {
 	h     *Host
 	proto protocol.ID
-	conns chan net.Conn
-	once  sync.Once
-	gone  chan struct{}
+	conns chan *conn // those that wait for Accept, backlog at most
+
+	mu     sync.Mutex
+	closed bool          // guarded by mu: nothing enters conns any more
+	gone   chan struct{} // closed with it
 }
 
 // take hands a stream to Accept. It never blocks: when nobody accepts, the
@@ -194,13 +221,17 @@ func (l *listener) take(s network.Stream) {
 		return
 	}
 	c := newConn(s, func() { l.h.release(p) })
-	select {
-	case <-l.gone:
-		c.Close()
-	case l.conns <- c:
-	default:
-		c.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		select {
+		case l.conns <- c:
+			return
+		default:
+			l.h.log.Debug("nobody accepts", "peer", p.String())
+		}
 	}
+	c.reset()
 }
 
 // Accept waits for the next stream.
@@ -213,13 +244,25 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends Accept; streams that were accepted go on.
+// Close ends Accept and resets the streams that wait for it; those that were
+// accepted go on.
 func (l *listener) Close() error {
-	l.once.Do(func() {
-		l.h.h.RemoveStreamHandler(l.proto)
-		close(l.gone)
-	})
-	return nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
+	l.closed = true
+	close(l.gone)
+	l.h.h.RemoveStreamHandler(l.proto)
+	for {
+		select {
+		case c := <-l.conns:
+			c.reset()
+		default:
+			return nil
+		}
+	}
 }
 
 // Addr is the host's name.
@@ -238,15 +281,26 @@ func newConn(s network.Stream, release func()) *conn { return &conn{Stream: s, r
 func (c *conn) Close() error {
 	var err error
 	c.once.Do(func() {
-		err = c.Stream.Close()
-		if errors.Is(err, network.ErrReset) {
+		if err = c.Stream.Close(); errors.Is(err, network.ErrReset) {
 			err = nil
 		}
-		if c.release != nil {
-			c.release()
-		}
+		c.leave()
 	})
 	return err
+}
+
+// reset ends the stream so that the other end sees an error, not an end.
+func (c *conn) reset() {
+	c.once.Do(func() {
+		c.Reset()
+		c.leave()
+	})
+}
+
+func (c *conn) leave() {
+	if c.release != nil {
+		c.release()
+	}
 }
 
 func (c *conn) LocalAddr() net.Addr {
