@@ -216,8 +216,12 @@ func (a *app) FinalizeBlock(_ context.Context, q *abci.RequestFinalizeBlock) (*a
 	a.rows, a.entries = nil, nil
 	a.entries = append(a.entries, unlockEntries(a.state.Begin(top.Height(q.Height), ms), a.head)...)
 	results := make([]*abci.ExecTxResult, len(q.Txs))
+	txs, errs := a.decodeAll(q.Txs)
 	for i, raw := range q.Txs {
-		r := a.apply(raw)
+		if i%ledger.WarmTxs == 0 {
+			a.state.Warm(txs[i:min(i+ledger.WarmTxs, len(txs))])
+		}
+		r := a.apply(raw, txs[i], errs[i])
 		a.rows = append(a.rows, r)
 		results[i] = r.Outcome.result()
 		results[i].Log, results[i].Codespace = r.Message, r.Error
@@ -228,11 +232,22 @@ func (a *app) FinalizeBlock(_ context.Context, q *abci.RequestFinalizeBlock) (*a
 	return &abci.ResponseFinalizeBlock{TxResults: results, AppHash: a.root[:]}, nil
 }
 
+// decodeAll reads the transactions of a block. One that cannot be read is a
+// transaction of nothing, and its error.
+func (a *app) decodeAll(raws [][]byte) ([]*ledger.Tx, []error) {
+	txs, errs := make([]*ledger.Tx, len(raws)), make([]error, len(raws))
+	for i, raw := range raws {
+		if txs[i], errs[i] = a.decode(raw); errs[i] != nil {
+			txs[i] = new(ledger.Tx)
+		}
+	}
+	return txs, errs
+}
+
 // apply carries out one transaction of the block.
-func (a *app) apply(raw []byte) row {
+func (a *app) apply(raw []byte, t *ledger.Tx, err error) row {
 	id := ledger.ID(raw)
 	delete(a.pending, id)
-	t, err := a.decode(raw)
 	if err != nil {
 		// Two thirds of the validators let it pass: all the same it must have
 		// one result on every node.

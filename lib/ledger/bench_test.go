@@ -33,17 +33,24 @@ func million(b *testing.B, n int) *State {
 func BenchmarkApply(b *testing.B) {
 	const accounts = 1_000_000
 	s := million(b, accounts)
-	txs := make([]*Tx, 1<<16)
+	// One after the other in memory, as a block is decoded.
+	txs, bodies := make([]Tx, 1<<16), make([]Transfer, 1<<16)
+	list := make([]*Tx, len(txs))
 	at := uint32(1)
 	for i := range txs {
 		at = at*1664525 + 1013904223
 		from := uint32(i) * 40503 % uint32(len(txs)) * 15 // each its own, in no order
-		txs[i] = &Tx{Chain: s.params.Chain, From: from, Key: s.cold[from].key, Expiry: 1 << 40, Body: &Transfer{To: To((at >> 7) % accounts), Amount: 1}}
+		bodies[i] = Transfer{To: To((at >> 7) % accounts), Amount: 1}
+		txs[i] = Tx{Chain: s.params.Chain, From: from, Key: s.cold[from].key, Expiry: 1 << 40, Body: &bodies[i]}
+		list[i] = &txs[i]
 	}
 	b.ResetTimer()
 	n := 0
 	for b.Loop() {
-		t := txs[n%len(txs)]
+		if n%WarmTxs == 0 {
+			s.Warm(list[n%len(txs):][:WarmTxs])
+		}
+		t := list[n%len(txs)]
 		t.Nonce++
 		if r := s.Apply(t, 120); r.Code != 0 {
 			b.Fatal(r.Message)

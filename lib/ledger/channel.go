@@ -77,7 +77,7 @@ func (s *State) open(t *Tx, b *Open) Result {
 	s.hot[t.From].balance -= b.Cap
 	s.cold[t.From].channels++
 	s.addChannel(c)
-	r := done(Move{t.From, Out, b.Cap, b.Provider})
+	r := s.done(Move{t.From, Out, b.Cap, b.Provider})
 	r.Channel = &c.ID
 	return r
 }

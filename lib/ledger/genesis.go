@@ -101,17 +101,18 @@ func (p Params) check() error {
 	return nil
 }
 
-// accepts says whether a chain takes transactions of a kind.
-func (p Params) accepts(k Kind) bool { return slices.Contains(p.Kinds, k.String()) }
-
-func (p Params) put(e *wire.Encoder) {
-	e.Raw(p.Chain[:])
-	var mask uint64
+// mask is the kinds as bits.
+func (p Params) mask() (mask uint64) {
 	for _, name := range p.Kinds {
 		k, _ := kindNamed(name)
 		mask |= 1 << k
 	}
-	e.Uint(mask)
+	return mask
+}
+
+func (p Params) put(e *wire.Encoder) {
+	e.Raw(p.Chain[:])
+	e.Uint(p.mask())
 	e.Amount(p.FeePerByte)
 	e.Amount(p.AccountFee)
 	e.Uint(p.AllowanceBytes)

@@ -109,6 +109,7 @@ func (c *cold) get(b []byte) {
 // State is the whole ledger at one height. It is not safe for concurrent use.
 type State struct {
 	params Params
+	kinds  uint64     // bit k: the chain takes kind k
 	supply top.Amount // at genesis
 	burned top.Amount
 
@@ -129,6 +130,8 @@ type State struct {
 	nodeList  []top.NodeID        // sorted
 	ofAccount map[uint32][]top.ID // channels paid or earned, sorted
 	unlocks   unlockQueue         // accounts with coins on their way back
+	moves     []Move              // of the last Result
+	warmed    byte                // what Warm read, so that it must read it
 }
 
 // New is the state at genesis.
@@ -151,6 +154,7 @@ func New(g Genesis) (*State, error) {
 func empty(p Params) *State {
 	return &State{
 		params:    p,
+		kinds:     p.mask(),
 		byKey:     map[top.Address]uint32{},
 		channel:   map[top.ID]*Channel{},
 		node:      map[top.NodeID]*Node{},
