@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"math"
 	"regexp"
 	"time"
 
@@ -151,7 +152,7 @@ func (a *Agent) begin(ctx context.Context, q api.Spend, p *payment) (api.Payment
 	if err != nil {
 		return drop(err)
 	}
-	void := cmp.Or(time.Duration(q.VoidMs)*time.Millisecond, voidAfter)
+	void := cmp.Or(span(q.VoidMs), voidAfter)
 	if void < minVoid || void > maxVoid {
 		return drop(top.Errorf(top.Invalid, "a transaction good for %s: want %s to %s", void, minVoid, maxVoid))
 	}
@@ -178,6 +179,11 @@ func (a *Agent) begin(ctx context.Context, q api.Spend, p *payment) (api.Payment
 	return r.Payment, nil
 }
 
+// span is a count of milliseconds, at most what a Duration holds.
+func span(ms top.Count) time.Duration {
+	return time.Duration(min(ms, math.MaxInt64/top.Count(time.Millisecond))) * time.Millisecond
+}
+
 // late is a payment whose transaction was refused and reached a block all the
 // same.
 func (a *Agent) late(q api.Spend, p *payment, t api.Tx) (api.Payment, error) {
@@ -190,7 +196,7 @@ func (a *Agent) late(q api.Spend, p *payment, t api.Tx) (api.Payment, error) {
 // await waits until a payment is final, or as long as its wish says: then it is
 // "pending", and the agent goes on alone.
 func (a *Agent) await(ctx context.Context, q api.Spend, p *payment) (api.Payment, error) {
-	wait := cmp.Or(time.Duration(q.WaitMs)*time.Millisecond, 30*time.Second)
+	wait := cmp.Or(span(q.WaitMs), 30*time.Second)
 	one, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	r, err := a.conclude(one, q.ID, p)
