@@ -32,6 +32,7 @@ type MeterConfig struct {
 type Meter struct {
 	cfg   MeterConfig
 	until time.Time // no tick later: expiry - 2D
+	near  int64     // until, in whole seconds: a quicker look first
 	head  time.Time
 
 	voucher Voucher    // the newest; Seq 0 before the first
@@ -42,8 +43,8 @@ type Meter struct {
 	best    proven     // the one before that which owes most
 
 	live   map[top.SessionID]*served
-	last   *served    // ticked last: ticks come in runs
-	served top.Amount // price of all units served, paid or not
+	recent [64]*served // of live, by the first byte of its id
+	served top.Amount  // price of all units served, paid or not
 	disk   cadence
 }
 
@@ -65,7 +66,7 @@ type proven struct {
 type served struct {
 	window uint32 // the offer's
 	units  uint64 // served
-	paid   uint64 // units ever ticked: never goes back
+	high   uint64 // units paid by earlier anchors, which the newest may have yet to reach
 	anchor Anchor // ticked on; the ticket's before the first voucher
 	base   uint64 // units that the voucher's amount pays
 	before uint64 // base of the voucher before
@@ -89,10 +90,9 @@ const (
 
 // NewMeter is a meter with no session.
 func NewMeter(cfg MeterConfig) *Meter {
-	return &Meter{
-		cfg: cfg, until: cfg.Expiry.Add(-2 * cfg.Deadline),
-		served: cfg.Paid, live: map[top.SessionID]*served{},
-	}
+	m := &Meter{cfg: cfg, served: cfg.Paid, live: map[top.SessionID]*served{}}
+	m.expires(cfg.Expiry)
+	return m
 }
 
 // Open begins a session by its ticket, which the caller then countersigns. The
@@ -149,8 +149,13 @@ func (m *Meter) inTime(now time.Time) error {
 // A later end than is known changes nothing.
 func (m *Meter) Expires(at time.Time) {
 	if at.Before(m.cfg.Expiry) {
-		m.cfg.Expiry, m.until = at, at.Add(-2*m.cfg.Deadline)
+		m.expires(at)
 	}
+}
+
+func (m *Meter) expires(at time.Time) {
+	m.cfg.Expiry, m.until = at, at.Add(-2*m.cfg.Deadline)
+	m.near = m.until.Unix()
 }
 
 // Tick takes a tick: units up to base+I of its session are paid. A tick that is
@@ -159,21 +164,22 @@ func (m *Meter) Expires(at time.Time) {
 // session. The last tick once more, and a late one on the anchor before, are no
 // errors.
 func (m *Meter) Tick(now time.Time, t Tick) error {
-	s := m.last
+	seen := &m.recent[t.Session[0]%byte(len(m.recent))]
+	s := *seen
 	if s == nil || s.anchor.Session != t.Session {
 		if s = m.live[t.Session]; s == nil {
 			return fmt.Errorf("tick: no session %s: %w", t.Session, top.ErrNotFound)
 		}
-		m.last = s
+		*seen = s
 	}
-	if now.After(m.until) {
+	if now.Unix() >= m.near && now.After(m.until) {
 		return m.inTime(now)
 	}
 	if s.closed || t.I <= s.i || t.I > s.reach && t.I > m.grown(s) {
 		return m.dropped(now, s, t)
 	}
-	w := t.W
-	for range t.I - s.i {
+	w := sha256.Sum256(t.W[:])
+	for range t.I - s.i - 1 {
 		w = sha256.Sum256(w[:])
 	}
 	if w != s.w {
@@ -182,15 +188,14 @@ func (m *Meter) Tick(now time.Time, t Tick) error {
 		}
 		return m.wrong(now, s, t)
 	}
-	m.paid(s, t)
+	m.pay(s, t)
 	return nil
 }
 
-// paid notes a tick that verified.
-func (m *Meter) paid(s *served, t Tick) {
+// pay notes a tick that verified.
+func (m *Meter) pay(s *served, t Tick) {
 	step := t.I - s.i
 	s.i, s.w = t.I, t.W
-	s.paid = max(s.paid, s.base+uint64(t.I))
 	m.owed += s.anchor.Price * top.Amount(step) // at most the exposure, which was checked
 	m.disk.units += uint64(step)
 }
@@ -201,7 +206,7 @@ func (m *Meter) grown(s *served) uint32 {
 	if !s.begun {
 		return 0
 	}
-	s.reach = uint32(min(uint64(s.anchor.N), s.paid-s.base+4*m.window(s)))
+	s.reach = uint32(min(uint64(s.anchor.N), s.paid()-s.base+4*m.window(s)))
 	return s.reach
 }
 
@@ -250,7 +255,7 @@ func (m *Meter) late(s *served, t Tick) (hashed, ok bool) {
 	*last = t
 	m.old.owed += a.Price * top.Amount(step) // at most the exposure, which was checked
 	m.disk.units += uint64(step)
-	s.paid = max(s.paid, s.before+uint64(t.I))
+	s.high = max(s.high, s.before+uint64(t.I))
 	return true, true
 }
 
@@ -269,10 +274,13 @@ func (m *Meter) wrong(now time.Time, s *served, t Tick) error {
 // Paid is the units of a session that were paid. It never goes back.
 func (m *Meter) Paid(id top.SessionID) uint64 {
 	if s := m.live[id]; s != nil {
-		return s.paid
+		return s.paid()
 	}
 	return 0
 }
+
+// paid is the units ever ticked.
+func (s *served) paid() uint64 { return max(s.high, s.base+uint64(s.i)) }
 
 // Window is W of a session now, in units.
 func (m *Meter) Window(id top.SessionID) uint64 {
@@ -304,7 +312,7 @@ func (m *Meter) Credit(id top.SessionID) uint64 {
 	if s == nil || s.closed || !s.begun {
 		return 0
 	}
-	to := min(s.paid+m.window(s), s.base+uint64(s.anchor.N))
+	to := min(s.paid()+m.window(s), s.base+uint64(s.anchor.N))
 	if to <= s.units {
 		return 0
 	}
@@ -336,7 +344,7 @@ func (m *Meter) Serve(now time.Time, id top.SessionID, units uint64) error {
 		return err
 	}
 	if credit := m.Credit(id); units > credit {
-		return fmt.Errorf("session %s: %d units served, %d paid, the anchor ends at %d, credit for %d more: %w", id, s.units, s.paid, s.base+uint64(s.anchor.N), credit, top.ErrDenied)
+		return fmt.Errorf("session %s: %d units served, %d paid, the anchor ends at %d, credit for %d more: %w", id, s.units, s.paid(), s.base+uint64(s.anchor.N), credit, top.ErrDenied)
 	}
 	s.units += units
 	m.served += s.anchor.Price * top.Amount(units)
@@ -348,10 +356,10 @@ func (m *Meter) Serve(now time.Time, id top.SessionID, units uint64) error {
 // loss to believe is the caller's to judge. More than is unpaid is not taken back.
 func (m *Meter) Lost(id top.SessionID, units uint64) {
 	s := m.live[id]
-	if s == nil || s.closed || s.units <= s.paid {
+	if s == nil || s.closed || s.units <= s.paid() {
 		return
 	}
-	units = min(units, s.units-s.paid)
+	units = min(units, s.units-s.paid())
 	s.units -= units
 	m.served -= s.anchor.Price * top.Amount(units)
 }
@@ -417,8 +425,10 @@ func (m *Meter) Show() []Claim {
 // well, once a second.
 func (m *Meter) Save(now time.Time) (claims []Claim, sync bool) {
 	d, w := &m.disk, uint64(minWindow)
-	if m.last != nil {
-		w = m.window(m.last)
+	for _, s := range m.slots {
+		if s != nil && !s.closed {
+			w = max(w, m.window(s))
+		}
 	}
 	if !d.fresh && (d.units == 0 || d.units < w && now.Sub(d.saved) < saveEvery) {
 		return nil, false

@@ -97,7 +97,7 @@ func (s *served) continues(a Anchor, base uint64) error {
 		return fmt.Errorf("its first anchor is not the ticket's: %w", top.ErrDenied)
 	case s.begun && a.Root == s.anchor.Root:
 		return fmt.Errorf("its anchor was used before: %w", top.ErrDenied)
-	case base < s.base || base > max(s.units, s.paid)+uint64(s.window):
+	case base < s.base || base > max(s.units, s.paid())+uint64(s.window):
 		return fmt.Errorf("units up to %d included, %d were served and %d settled before: %w", base, s.units, s.base, top.ErrDenied)
 	}
 	return nil
@@ -108,8 +108,7 @@ func (m *Meter) take(r Renewal) {
 	m.retire(r.Voucher)
 	for j, a := range r.Voucher.Anchors {
 		s := m.live[a.Session]
-		s.before, s.base = s.base, r.Base[j]
-		s.paid = max(s.paid, s.base)
+		s.high, s.before, s.base = s.paid(), s.base, r.Base[j]
 		s.anchor, s.i, s.w, s.begun = a, 0, a.Root, true
 		s.reach = m.grown(s)
 		m.slots[j] = s
@@ -185,7 +184,7 @@ func (m *Meter) raise(c Claim) {
 			m.owed += m.voucher.Anchors[j].Price * top.Amount(c.Ticks[j].I-t.I)
 			m.ticks[j] = c.Ticks[j]
 		case !s.closed:
-			m.paid(s, c.Ticks[j])
+			m.pay(s, c.Ticks[j])
 		}
 	}
 }
