@@ -20,10 +20,15 @@ import (
 type Client struct {
 	http    *http.Client
 	offline string // what to say when nobody answers
+	answer  int    // bytes that one answer may hold outside a stream
+	record  int    // bytes that one record of a stream may hold
 }
 
-// maxAnswer bounds what one answer may hold outside a stream.
-const maxAnswer = 64 << 20
+// What an answer of one's own daemon may hold, unless Limit says otherwise.
+const (
+	maxAnswer = 64 << 20
+	maxRecord = 8 << 20
+)
 
 // Dial is a client of the socket at path. start is the command that starts the
 // daemon, for the error when nobody answers: "top-chain serve".
@@ -37,12 +42,20 @@ func Dial(path, start string) *Client {
 // DialFunc is a client over connections that dial makes. offline is the message
 // when it cannot.
 func DialFunc(dial func(context.Context) (net.Conn, error), offline string) *Client {
-	return &Client{offline: offline, http: &http.Client{Transport: &http.Transport{
-		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		MaxIdleConnsPerHost: 4,
-		IdleConnTimeout:     time.Minute,
-		DisableCompression:  true,
+	return &Client{offline: offline, answer: maxAnswer, record: maxRecord, http: &http.Client{Transport: &http.Transport{
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		MaxIdleConnsPerHost:    4,
+		IdleConnTimeout:        time.Minute,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10,
 	}}}
+}
+
+// Limit bounds, in bytes, what one answer and one record of a stream may hold:
+// for a client that asks strangers. It is called before the first use.
+func (c *Client) Limit(answer, record int) *Client {
+	c.answer, c.record = answer, record
+	return c
 }
 
 // Close closes idle connections.
@@ -64,12 +77,12 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		return err
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	b, err := io.ReadAll(io.LimitReader(res.Body, int64(c.answer)+1))
 	if err != nil {
 		return c.lost(ctx, err)
 	}
-	if len(b) > maxAnswer {
-		return top.Errorf(top.Invalid, "the answer of %s is longer than %d MiB", path, maxAnswer>>20)
+	if len(b) > c.answer {
+		return top.Errorf(top.Invalid, "the answer of %s is longer than %d KiB", path, c.answer>>10)
 	}
 	if out == nil {
 		return nil
@@ -89,7 +102,7 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any, each f
 	}
 	defer res.Body.Close()
 	lines := bufio.NewScanner(res.Body)
-	lines.Buffer(make([]byte, 64<<10), 8<<20)
+	lines.Buffer(make([]byte, 0, min(64<<10, c.record)), c.record)
 	for lines.Scan() {
 		line := bytes.Clone(lines.Bytes())
 		if err := recordError(line); err != nil {
@@ -99,7 +112,9 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any, each f
 			return err
 		}
 	}
-	if err := lines.Err(); err != nil {
+	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return top.Errorf(top.Invalid, "a record of %s is longer than %d KiB", path, c.record>>10)
+	} else if err != nil {
 		return c.lost(ctx, err)
 	}
 	return nil
