@@ -54,19 +54,12 @@ type Light struct {
 	evidence int        // files of such headers
 	params   api.Params // proven; zero before the first answer
 	alive    int        // peers that answered last time
-}
-
-// A peer is a full node that is asked and not believed.
-type peer struct {
-	addr string
-	api  *api.Chain
-	sock *sock.Client
+	told     top.Height // the newest header that an answer was proven by
 }
 
 const (
 	followPause = time.Second      // between looks at the newest header
 	savePause   = 10 * time.Second // between writes of it to disk
-	peerWait    = 10 * time.Second // for one answer of a peer
 )
 
 // NewLight claims the home and the socket.
@@ -136,7 +129,8 @@ func (l *Light) claim() (err error) {
 	}
 	for _, addr := range l.cfg.Peers {
 		c := sock.DialFunc(func(ctx context.Context) (net.Conn, error) { return dial(ctx, addr) }, "no answer from "+addr)
-		l.peers = append(l.peers, &peer{addr, api.NewChain(c), c})
+		c.Limit(maxPeerAnswer, maxPeerRecord)
+		l.peers = append(l.peers, &peer{addr: addr, api: api.NewChain(c), sock: c})
 	}
 	return nil
 }
@@ -157,7 +151,7 @@ func (l *Light) close() {
 // Run is the light client until ctx ends. It may be called once.
 func (l *Light) Run(ctx context.Context) error {
 	defer l.close()
-	if err := l.headers.load(); err != nil {
+	if err := l.headers.load(l.cfg.Trust); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -176,16 +170,20 @@ func (l *Light) Run(ctx context.Context) error {
 func (l *Light) follow(ctx context.Context) error {
 	tick := time.NewTicker(followPause)
 	defer tick.Stop()
-	saved := time.Now()
+	var saved time.Time
 	for {
 		if err := l.look(ctx); err != nil && ctx.Err() == nil {
 			l.cfg.Log.Warn("the newest header was not verified", "err", err)
 		}
-		if time.Since(saved) > savePause || ctx.Err() != nil {
+		if _, ok := l.headers.head(); ok && time.Since(saved) > savePause {
 			if err := l.headers.save(); err != nil {
 				return remedy(err)
 			}
 			saved = time.Now()
+			// What status shows of the supply is of this moment.
+			if _, err := ask(ctx, l, peerWait, l.askParams); err != nil && ctx.Err() == nil {
+				l.cfg.Log.Debug("the parameters were not proven", "err", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -195,30 +193,38 @@ func (l *Light) follow(ctx context.Context) error {
 	}
 }
 
-// look asks every peer for its newest header and verifies each. Two that are
-// signed and contradict each other are evidence.
+// look asks every peer for its newest header and verifies it, and compares what
+// each has at the height that was newest before: no two of them can then follow
+// different chains for long without being seen.
 func (l *Light) look(ctx context.Context) error {
-	alive := 0
-	var bad error
-	for _, p := range l.peers {
-		one, cancel := context.WithTimeout(ctx, peerWait)
-		err := l.lookAt(one, p)
-		cancel()
-		if err == nil {
-			alive++
-		}
-		bad = errors.Join(bad, err)
+	before, _ := l.headers.head()
+	errs := make([]error, len(l.peers))
+	var wg sync.WaitGroup
+	for i, p := range l.peers {
+		wg.Go(func() {
+			one, cancel := context.WithTimeout(ctx, peerWait)
+			defer cancel()
+			errs[i] = l.judge(l.lookAt(one, p, before.Height))
+		})
 	}
+	wg.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.alive = alive
-	if alive > 0 && l.fork == nil {
+	l.alive = 0
+	for i, err := range errs {
+		if err == nil {
+			l.alive++
+		} else {
+			errs[i] = fmt.Errorf("%s: %w", l.peers[i].addr, err)
+		}
+	}
+	if l.alive > 0 && l.fork == nil {
 		return nil
 	}
-	return bad
+	return errors.Join(errs...)
 }
 
-func (l *Light) lookAt(ctx context.Context, p *peer) error {
+func (l *Light) lookAt(ctx context.Context, p *peer, before top.Height) error {
 	if err := l.begin(ctx, p); err != nil {
 		return err
 	}
@@ -226,7 +232,20 @@ func (l *Light) lookAt(ctx context.Context, p *peer) error {
 	if err != nil {
 		return err
 	}
-	return l.judge(l.headers.accept(ctx, p, lb))
+	if lb, err = l.headers.accept(ctx, p, lb); err != nil {
+		return err
+	}
+	if before == 0 || lb.Height <= int64(before) {
+		return nil // what is below the newest was compared with it by its links
+	}
+	if lb, err = p.lightBlock(ctx, before, 0); err != nil {
+		return err
+	}
+	if lb.Height != int64(before) {
+		return fmt.Errorf("asked for block %s, got %d: %w", before, lb.Height, top.ErrFailed)
+	}
+	_, err = l.headers.accept(ctx, p, lb)
+	return err
 }
 
 // begin verifies the first header, unless there is one.
@@ -237,33 +256,27 @@ func (l *Light) begin(ctx context.Context, p *peer) error {
 	return l.headers.begin(ctx, p, l.cfg.Trust)
 }
 
-// judge keeps the evidence when an error is a conflict of signed headers. Both
-// were verified: the second by the validators of a header that the first is
-// above.
+// judge keeps the evidence when an error is a conflict of signed headers, and
+// says what to do about it.
 func (l *Light) judge(err error) error {
 	var c *conflict
 	if !errors.As(err, &c) {
 		return err
 	}
-	if !l.signed(c.b) {
-		return fmt.Errorf("header %d is false: its votes do not verify: %w", c.b.Height, top.ErrFailed)
-	}
 	if err := c.record(l.files.evidence()); err != nil {
 		return err
 	}
-	return l.countEvidence()
+	if err := l.countEvidence(); err != nil {
+		return err
+	}
+	return l.sound()
 }
 
-// signed says whether the votes of a light block verify by a set of validators
-// that was verified.
-func (l *Light) signed(lb *types.LightBlock) bool {
-	l.headers.mu.Lock()
-	known := l.headers.byH[lb.Height]
-	l.headers.mu.Unlock()
-	if known == nil {
-		return false
-	}
-	return known.ValidatorSet.VerifyCommitLight(l.headers.chain, lb.Commit.BlockID, lb.Height, lb.Commit) == nil
+// sound is nil unless there is evidence against the chain.
+func (l *Light) sound() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fork
 }
 
 // countEvidence counts what is kept; with any, this client answers nothing about
@@ -279,42 +292,6 @@ func (l *Light) countEvidence() error {
 		l.fork = top.Errorf(top.Failed, "validators signed two chains: the headers are kept in %s (ask others which chain stands, then remove that folder and start from a header that you trust: top-chain init --light --trust HEIGHT:HASH)", l.files.evidence())
 	}
 	return nil
-}
-
-// lightBlock asks the peer; 0 is the newest.
-func (p *peer) lightBlock(ctx context.Context, h top.Height, wait time.Duration) (*types.LightBlock, error) {
-	b, err := p.api.LightBlock(ctx, h, wait)
-	if err != nil {
-		return nil, err
-	}
-	return parseLightBlock(b.Block)
-}
-
-// ask calls f with each peer until one gives an answer that verifies. What the
-// peers say of a thing that is not there, or is refused, is an answer when all
-// of them say so.
-func (l *Light) ask(ctx context.Context, f func(context.Context, *peer) error) error {
-	l.mu.Lock()
-	fork := l.fork
-	l.mu.Unlock()
-	if fork != nil {
-		return fork
-	}
-	var first error
-	for _, p := range l.peers {
-		err := l.begin(ctx, p)
-		if err == nil {
-			err = l.judge(f(ctx, p))
-		}
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-		l.cfg.Log.Debug("no answer that verifies", "peer", p.addr, "err", err)
-		if first == nil || errors.Is(first, top.ErrOffline) {
-			first = err
-		}
-	}
-	return first
 }
 
 func (l *Light) health() error {
@@ -337,8 +314,8 @@ func (l *Light) metrics(w io.Writer) {
 	fmt.Fprintf(w, "# TYPE top_chain_evidence gauge\ntop_chain_evidence %d\n", l.evidence)
 }
 
-// meta is the chain's parameters, proven. They never change, so that one proof
-// is enough.
+// meta is the chain's parameters, proven. They never change, so that any proof
+// of them is enough.
 func (l *Light) meta(ctx context.Context, p *peer) (ledger.Params, error) {
 	l.mu.Lock()
 	have := l.params
@@ -375,26 +352,11 @@ func (l *Light) askParams(ctx context.Context, p *peer) (r api.Params, err error
 	}
 	r = paramsRecord(m, at, got.Proof)
 	l.mu.Lock()
-	l.params = r
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	if at.Height >= l.params.At.Height {
+		l.params = r
+	}
 	return r, nil
-}
-
-// lag is how many blocks an answer may be behind the newest header verified:
-// peers are not all at the same block.
-const lag = 2
-
-// proven verifies the header that an answer names. One well below the newest is
-// refused: it may hide what happened since.
-func (l *Light) proven(ctx context.Context, p *peer, at api.Header) (api.Header, error) {
-	if head, ok := l.headers.head(); ok && at.Height+lag < head.Height {
-		return at, fmt.Errorf("the answer is of block %s, the chain is at %s: %w", at.Height, head.Height, top.ErrFailed)
-	}
-	lb, err := l.headers.verified(ctx, p, at.Height, 0)
-	if err != nil {
-		return at, err
-	}
-	return headerOf(lb), nil
 }
 
 func (f files) light() string    { return f.dir.Path("chain", "light.header") }

@@ -28,8 +28,9 @@ const (
 	// clients").
 	trustingPeriod = maxAge * 2 / 3
 	maxDrift       = 10 * time.Second // that a header may be ahead of this clock
-	keepHeaders    = 4096             // verified headers kept in memory
+	keepHeaders    = 512              // verified headers kept in memory
 	maxWalk        = 20_000           // headers walked back by their hash links
+	maxLink        = 64               // headers walked back rather than verified by votes
 )
 
 // headers is the verified headers of a light client: the newest, the one that
@@ -68,8 +69,9 @@ func parseTrust(s string) (h top.Height, hash top.ID, err error) {
 	return h, hash, nil
 }
 
-// load takes up the newest header verified by an earlier run.
-func (hs *headers) load() error {
+// load takes up the newest header verified by an earlier run, unless trust names
+// a newer one or it is too old to verify another.
+func (hs *headers) load(trust string) error {
 	b, err := os.ReadFile(hs.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -84,12 +86,27 @@ func (hs *headers) load() error {
 	if err != nil {
 		return top.Errorf(top.Invalid, "%s is damaged: %v (remove it: the light client starts from the genesis or from --trust)", hs.path, err)
 	}
+	if trust != "" {
+		h, hash, err := parseTrust(trust)
+		switch {
+		case err != nil:
+			return err
+		case int64(h) > lb.Height, hs.old(lb):
+			return nil
+		case int64(h) == lb.Height && hash != top.ID(lb.Hash()):
+			return top.Errorf(top.Failed, "block %s has hash %s, --trust says %s (if it is --trust that is right, remove %s)", h, top.ID(lb.Hash()), hash, hs.path)
+		}
+	}
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	hs.first, hs.last, hs.saved = lb, lb, lb.Height
-	hs.keepLocked(lb)
+	hs.startLocked(lb)
+	hs.saved = lb.Height
 	return nil
 }
+
+// old says whether a header's validators may have left since: then it verifies
+// nothing any more.
+func (hs *headers) old(lb *types.LightBlock) bool { return hs.now().Sub(lb.Time) >= trustingPeriod }
 
 // begin verifies the header that everything else is verified by: the one that
 // --trust names, or block 1 against the genesis.
@@ -105,8 +122,11 @@ func (hs *headers) begin(ctx context.Context, from source, trust string) error {
 	if err != nil {
 		return err
 	}
-	if err := lb.ValidateBasic(hs.chain); err != nil || lb.Height != int64(height) {
+	if err := lb.ValidateBasic(hs.chain); err != nil {
 		return top.Errorf(top.Failed, "the first header is false: %v", err)
+	}
+	if lb.Height != int64(height) {
+		return top.Errorf(top.Failed, "asked for block %s to begin with, got %d", height, lb.Height)
 	}
 	if trust == "" {
 		err = hs.matchGenesis(lb)
@@ -119,14 +139,23 @@ func (hs *headers) begin(ctx context.Context, from source, trust string) error {
 	if err != nil {
 		return fmt.Errorf("the first header is false: %w", err)
 	}
-	if age := hs.now().Sub(lb.Time); age > trustingPeriod {
-		return top.Errorf(top.Failed, "block %d is %s old, too old to trust its validators (start from a newer header: top-chain init --light --trust HEIGHT:HASH, as a node that you trust shows)", lb.Height, age.Round(time.Hour))
+	if hs.old(lb) {
+		return top.Errorf(top.Failed, "block %d is %s old, too old to trust its validators (start from a newer header: top-chain init --light --trust HEIGHT:HASH, as a node that you trust shows)",
+			lb.Height, hs.now().Sub(lb.Time).Round(time.Hour))
 	}
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	hs.first, hs.last = lb, lb
-	hs.keepLocked(lb)
+	if hs.last != nil {
+		return nil // another call was first
+	}
+	hs.startLocked(lb)
 	return nil
+}
+
+// startLocked takes the first header.
+func (hs *headers) startLocked(lb *types.LightBlock) {
+	hs.first, hs.last = lb, lb
+	hs.byH[lb.Height], hs.order = lb, append(hs.order, lb.Height)
 }
 
 // matchGenesis checks block 1: the genesis names its validators and the state
@@ -159,16 +188,34 @@ func (hs *headers) head() (api.Header, bool) {
 	return headerOf(hs.last), true
 }
 
+// newest is the newest verified light block; nil before there is one.
+func (hs *headers) newest() *types.LightBlock {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	return hs.last
+}
+
 func headerOf(lb *types.LightBlock) api.Header {
 	return api.Header{
 		Height: top.Height(lb.Height), Time: top.TimeOf(lb.Time), Hash: top.ID(lb.Hash()), Root: top.ID(lb.AppHash),
 	}
 }
 
-// keepLocked remembers a verified header.
-func (hs *headers) keepLocked(lb *types.LightBlock) {
-	if _, ok := hs.byH[lb.Height]; ok {
-		return
+// keepLocked remembers a verified header and returns it, or the one of the same
+// hash that was verified before. The newest never goes back. One that does not
+// fit its neighbours is a conflict: both are signed.
+func (hs *headers) keepLocked(lb *types.LightBlock) (*types.LightBlock, error) {
+	if known := hs.knownLocked(lb.Height); known != nil {
+		if !bytes.Equal(known.Hash(), lb.Hash()) {
+			return nil, &conflict{known, lb}
+		}
+		return known, nil
+	}
+	if below := hs.knownLocked(lb.Height - 1); below != nil && !follows(lb, below) {
+		return nil, &conflict{below, lb}
+	}
+	if above := hs.knownLocked(lb.Height + 1); above != nil && !follows(above, lb) {
+		return nil, &conflict{above, lb}
 	}
 	if len(hs.order) >= keepHeaders {
 		delete(hs.byH, hs.order[0])
@@ -179,16 +226,32 @@ func (hs *headers) keepLocked(lb *types.LightBlock) {
 	if lb.Height > hs.last.Height {
 		hs.last = lb
 	}
+	return lb, nil
+}
+
+// follows says whether a header names the one below it.
+func follows(above, below *types.LightBlock) bool {
+	return bytes.Equal(above.LastBlockID.Hash, below.Hash())
+}
+
+// knownLocked is the verified header at a height, nil if it is not kept.
+func (hs *headers) knownLocked(h int64) *types.LightBlock {
+	for _, lb := range []*types.LightBlock{hs.byH[h], hs.first, hs.last} {
+		if lb != nil && lb.Height == h {
+			return lb
+		}
+	}
+	return nil
 }
 
 // verified is the header at a height, from those verified before or fetched and
 // verified now. Height 0 asks for the newest that the source has.
 func (hs *headers) verified(ctx context.Context, from source, h top.Height, wait time.Duration) (*types.LightBlock, error) {
 	hs.mu.Lock()
-	lb, known := hs.byH[int64(h)]
+	known := hs.knownLocked(int64(h))
 	hs.mu.Unlock()
-	if known {
-		return lb, nil
+	if known != nil {
+		return known, nil
 	}
 	lb, err := from.lightBlock(ctx, h, wait)
 	if err != nil {
@@ -197,107 +260,136 @@ func (hs *headers) verified(ctx context.Context, from source, h top.Height, wait
 	if h != 0 && lb.Height != int64(h) {
 		return nil, fmt.Errorf("asked for block %s, got %d: %w", h, lb.Height, top.ErrFailed)
 	}
-	return lb, hs.accept(ctx, from, lb)
+	return hs.accept(ctx, from, lb)
 }
 
-// accept verifies a light block and keeps it.
-func (hs *headers) accept(ctx context.Context, from source, lb *types.LightBlock) error {
+// accept verifies a light block and keeps it. It returns the one that is kept.
+func (hs *headers) accept(ctx context.Context, from source, lb *types.LightBlock) (*types.LightBlock, error) {
 	if err := lb.ValidateBasic(hs.chain); err != nil {
-		return fmt.Errorf("header %d is false: %v: %w", lb.Height, err, top.ErrFailed)
+		return nil, fmt.Errorf("header %d is false: %v: %w", lb.Height, err, top.ErrFailed)
 	}
-	below, above := hs.around(lb.Height)
-	if below != nil && hs.now().Sub(below.Time) < trustingPeriod {
+	known, below, above := hs.around(lb.Height)
+	switch {
+	case known != nil && bytes.Equal(known.Hash(), lb.Hash()):
+		return known, nil
+	case known != nil && hs.signed(lb):
+		return nil, &conflict{known, lb}
+	case known != nil:
+		return nil, fmt.Errorf("header %d is false: it is not the one verified before: %w", lb.Height, top.ErrFailed)
+	case above != nil && above.Height-lb.Height <= maxLink:
+		return hs.backward(ctx, from, above, lb)
+	case below != nil && !hs.old(below):
 		return hs.forward(ctx, from, below, lb)
-	}
-	if above != nil && above.Height != lb.Height {
+	case above != nil:
 		return hs.backward(ctx, from, above, lb)
 	}
-	return top.Errorf(top.Failed, "the last verified header is older than %s (start from a newer one: top-chain init --light --trust HEIGHT:HASH, as a node that you trust shows)", trustingPeriod)
+	return nil, top.Errorf(top.Failed, "the last verified header is older than %s (start from a newer one: top-chain init --light --trust HEIGHT:HASH, as a node that you trust shows)", trustingPeriod)
 }
 
-// around is the nearest verified headers at or below and at or above a height.
-func (hs *headers) around(h int64) (below, above *types.LightBlock) {
+// around is the verified header at a height, and the nearest below and above it.
+func (hs *headers) around(h int64) (known, below, above *types.LightBlock) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	for _, lb := range append([]*types.LightBlock{hs.first, hs.last}, hs.at(hs.order)...) {
-		if lb.Height <= h && (below == nil || lb.Height > below.Height) {
+	look := func(lb *types.LightBlock) {
+		switch {
+		case lb == nil:
+		case lb.Height == h:
+			known = lb
+		case lb.Height < h && (below == nil || lb.Height > below.Height):
 			below = lb
-		}
-		if lb.Height >= h && (above == nil || lb.Height < above.Height) {
+		case lb.Height > h && (above == nil || lb.Height < above.Height):
 			above = lb
 		}
 	}
-	return below, above
+	look(hs.first)
+	look(hs.last)
+	for _, at := range hs.order {
+		look(hs.byH[at])
+	}
+	return known, below, above
 }
 
-func (hs *headers) at(heights []int64) []*types.LightBlock {
-	all := make([]*types.LightBlock, len(heights))
-	for i, h := range heights {
-		all[i] = hs.byH[h]
+// signed says whether a light block that contradicts a verified one is signed
+// all the same, by validators whom a verified header still vouches for.
+func (hs *headers) signed(lb *types.LightBlock) bool {
+	if lb.ValidateBasic(hs.chain) != nil {
+		return false
 	}
-	return all
+	known, below, above := hs.around(lb.Height)
+	for _, by := range []*types.LightBlock{below, known, above} {
+		switch {
+		case by == nil || hs.old(by):
+		case by == below:
+			return light.Verify(by.SignedHeader, by.ValidatorSet, lb.SignedHeader, lb.ValidatorSet,
+				trustingPeriod, hs.now(), maxDrift, light.DefaultTrustLevel) == nil
+		case bytes.Equal(by.ValidatorsHash, lb.ValidatorsHash):
+			return by.ValidatorSet.VerifyCommitLight(hs.chain, lb.Commit.BlockID, lb.Height, lb.Commit) == nil
+		}
+	}
+	return false
 }
 
 // forward verifies lb by one below it, in halves where more than a third of the
 // validators changed between (skipping verification, CometBFT spec
 // "light-client/verification").
-func (hs *headers) forward(ctx context.Context, from source, trusted, lb *types.LightBlock) error {
-	if trusted.Height == lb.Height {
-		if !bytes.Equal(trusted.Hash(), lb.Hash()) {
-			return &conflict{trusted, lb}
-		}
-		return nil
-	}
+func (hs *headers) forward(ctx context.Context, from source, trusted, lb *types.LightBlock) (*types.LightBlock, error) {
 	err := light.Verify(trusted.SignedHeader, trusted.ValidatorSet, lb.SignedHeader, lb.ValidatorSet,
 		trustingPeriod, hs.now(), maxDrift, light.DefaultTrustLevel)
 	var far light.ErrNewValSetCantBeTrusted
-	if errors.As(err, &far) && lb.Height > trusted.Height+1 {
-		mid, err := from.lightBlock(ctx, top.Height((trusted.Height+lb.Height)/2), 0)
+	if errors.As(err, &far) {
+		at := trusted.Height + (lb.Height-trusted.Height)/2
+		mid, err := from.lightBlock(ctx, top.Height(at), 0)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := mid.ValidateBasic(hs.chain); err != nil || mid.Height <= trusted.Height || mid.Height >= lb.Height {
-			return fmt.Errorf("header %d is false: %v: %w", mid.Height, err, top.ErrFailed)
+		if err := mid.ValidateBasic(hs.chain); err != nil || mid.Height != at {
+			return nil, fmt.Errorf("header %d is false: asked for %d: %v: %w", mid.Height, at, err, top.ErrFailed)
 		}
-		if err := hs.forward(ctx, from, trusted, mid); err != nil {
-			return err
+		if mid, err = hs.forward(ctx, from, trusted, mid); err != nil {
+			return nil, err
 		}
 		return hs.forward(ctx, from, mid, lb)
 	}
 	if err != nil {
-		return fmt.Errorf("header %d is false: %v: %w", lb.Height, err, top.ErrFailed)
+		return nil, fmt.Errorf("header %d is false: %v: %w", lb.Height, err, top.ErrFailed)
 	}
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	hs.keepLocked(lb)
-	return nil
+	return hs.keepLocked(lb)
 }
 
-// backward verifies lb by one above it, along the hash links between.
-func (hs *headers) backward(ctx context.Context, from source, above, lb *types.LightBlock) error {
+// backward verifies lb by one above it, along the hash links between. A header
+// that breaks the link is a conflict when it is signed.
+func (hs *headers) backward(ctx context.Context, from source, above, lb *types.LightBlock) (*types.LightBlock, error) {
 	if above.Height-lb.Height > maxWalk {
-		return top.Errorf(top.Failed, "block %d is too far below what this light client verified (ask a full node)", lb.Height)
+		return nil, top.Errorf(top.Failed, "block %d is too far below what this light client verified (ask a full node)", lb.Height)
 	}
 	for above.Height > lb.Height {
 		below := lb
 		if above.Height-1 > lb.Height {
 			var err error
 			if below, err = from.lightBlock(ctx, top.Height(above.Height-1), 0); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		if below.Header == nil || below.Height != above.Height-1 {
-			return fmt.Errorf("asked for block %d, got another: %w", above.Height-1, top.ErrFailed)
+		if below.Height != above.Height-1 {
+			return nil, fmt.Errorf("asked for block %d, got %d: %w", above.Height-1, below.Height, top.ErrFailed)
+		}
+		if !follows(above, below) && hs.signed(below) {
+			return nil, &conflict{above, below}
 		}
 		if err := light.VerifyBackwards(below.Header, above.Header); err != nil {
-			return fmt.Errorf("header %d is false: %v: %w", below.Height, err, top.ErrFailed)
+			return nil, fmt.Errorf("header %d is false: %v: %w", below.Height, err, top.ErrFailed)
 		}
 		above = below
 	}
+	// The hash proves the header; the votes go to whoever asked for them.
+	if err := lb.ValidatorSet.VerifyCommitLight(hs.chain, lb.Commit.BlockID, lb.Height, lb.Commit); err != nil {
+		return nil, fmt.Errorf("header %d is false: %v: %w", lb.Height, err, top.ErrFailed)
+	}
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	hs.keepLocked(lb)
-	return nil
+	return hs.keepLocked(lb)
 }
 
 // save keeps the newest header over a restart.
@@ -322,12 +414,14 @@ func (hs *headers) save() error {
 	return nil
 }
 
-// A conflict is two headers of one height that the validators signed both: a
-// third of them or more sign two chains.
+// A conflict is two headers that cannot be of one chain, of one height or of two
+// that follow each other, and both are signed: a third of the validators or more
+// sign two chains.
 type conflict struct{ a, b *types.LightBlock }
 
 func (c *conflict) Error() string {
-	return fmt.Sprintf("two headers of block %d are signed: %s and %s", c.a.Height, top.ID(c.a.Hash()), top.ID(c.b.Hash()))
+	return fmt.Sprintf("validators signed two chains: block %d %s and block %d %s",
+		c.a.Height, top.ID(c.a.Hash()), c.b.Height, top.ID(c.b.Hash()))
 }
 
 func (c *conflict) Unwrap() error { return top.ErrFailed }

@@ -1,15 +1,13 @@
 package chain
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
+	"sync"
 	"time"
-	"unicode"
-
-	"github.com/cometbft/cometbft/types"
 
 	"top/lib/api"
 	"top/lib/ledger"
@@ -58,12 +56,11 @@ func (l *Light) status(c *sock.Call) error {
 	return c.JSON(r)
 }
 
-func (l *Light) getParams(c *sock.Call) error {
-	var r api.Params
-	err := l.ask(c.Context(), func(ctx context.Context, p *peer) (err error) {
-		r, err = l.askParams(ctx, p)
-		return err
-	})
+func (l *Light) getParams(c *sock.Call) error { return answer(c, l, peerWait, l.askParams) }
+
+// answer asks the peers and passes on what verifies.
+func answer[T any](c *sock.Call, l *Light, patience time.Duration, f func(context.Context, *peer) (T, error)) error {
+	r, err := ask(c.Context(), l, patience, f)
 	if err != nil {
 		return err
 	}
@@ -75,19 +72,18 @@ func (l *Light) header(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	var lb *types.LightBlock
-	err = l.ask(c.Context(), func(ctx context.Context, p *peer) (err error) {
-		lb, err = l.headers.verified(ctx, p, h, wait)
-		return err
+	return answer(c, l, wait+peerWait, func(ctx context.Context, p *peer) (r api.LightBlock, err error) {
+		lb, err := l.headers.verified(ctx, p, h, wait)
+		if err == nil && h == 0 {
+			lb = l.headers.newest() // another peer may have shown a newer one
+		}
+		if err != nil {
+			return r, err
+		}
+		l.tell(top.Height(lb.Height))
+		b, err := encodeLightBlock(lb)
+		return api.LightBlock{Type: "light-block", Height: top.Height(lb.Height), Block: b}, err
 	})
-	if err != nil {
-		return err
-	}
-	b, err := encodeLightBlock(lb)
-	if err != nil {
-		return err
-	}
-	return c.JSON(api.LightBlock{Type: "light-block", Height: top.Height(lb.Height), Block: b})
 }
 
 func (l *Light) account(c *sock.Call) error {
@@ -95,15 +91,7 @@ func (l *Light) account(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	var r api.Account
-	err = l.ask(c.Context(), func(ctx context.Context, p *peer) (err error) {
-		r, err = l.askAccount(ctx, p, a)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return c.JSON(r)
+	return answer(c, l, peerWait, func(ctx context.Context, p *peer) (api.Account, error) { return l.askAccount(ctx, p, a) })
 }
 
 func (l *Light) askAccount(ctx context.Context, p *peer, a top.Address) (r api.Account, err error) {
@@ -138,19 +126,13 @@ func (l *Light) channel(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	var r api.Channel
-	err = l.ask(c.Context(), func(ctx context.Context, p *peer) (err error) {
+	return answer(c, l, peerWait, func(ctx context.Context, p *peer) (r api.Channel, err error) {
 		got, err := p.api.Channel(ctx, id)
 		if err != nil {
-			return err
+			return r, err
 		}
-		r, err = l.checkChannel(ctx, p, id, got)
-		return err
+		return l.checkChannel(ctx, p, id, got)
 	})
-	if err != nil {
-		return err
-	}
-	return c.JSON(r)
 }
 
 // checkChannel proves a channel. Its parties are proven as indexes; their
@@ -195,6 +177,10 @@ func (l *Light) owner(ctx context.Context, p *peer, a top.Address, index uint32)
 	return r, err
 }
 
+// listWait is how long a list may take: each record of it is proven by an
+// answer of its own.
+const listWait = time.Minute
+
 // channelsOf proves each channel of an account. That none of those it pays for
 // is missing is proven too; of those that pay it, a peer can hide one.
 func (l *Light) channelsOf(c *sock.Call) error {
@@ -202,30 +188,15 @@ func (l *Light) channelsOf(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	var rs []api.Channel
-	err = l.ask(c.Context(), func(ctx context.Context, p *peer) error {
-		rs = nil
-		acc, err := l.askAccount(ctx, p, a)
-		if err != nil || !acc.Exists {
-			return err
-		}
-		err = p.api.Channels(ctx, a, func(got api.Channel) error {
-			r, err := l.checkChannel(ctx, p, got.Channel, got)
-			if err == nil && r.Exists {
-				rs = append(rs, r)
-			}
-			return err
-		})
-		pays := uint32(0)
-		for _, r := range rs {
-			if r.PayerIndex == acc.Index {
-				pays++
+	rs, err := ask(c.Context(), l, listWait, func(ctx context.Context, p *peer) (rs []api.Channel, err error) {
+		// The list and the account are two answers: a channel that opens or
+		// closes between them makes them differ, so it asks again.
+		for range 3 {
+			if rs, err = l.askChannels(ctx, p, a); !errors.Is(err, errHidden) {
+				break
 			}
 		}
-		if err == nil && pays != acc.Channels {
-			return fmt.Errorf("%d of %d channels were shown: %w", pays, acc.Channels, top.ErrFailed)
-		}
-		return err
+		return rs, err
 	})
 	if err != nil {
 		return err
@@ -233,24 +204,50 @@ func (l *Light) channelsOf(c *sock.Call) error {
 	return records(c, rs)
 }
 
+var errHidden = fmt.Errorf("channels are missing from the list: %w", top.ErrFailed)
+
+func (l *Light) askChannels(ctx context.Context, p *peer, a top.Address) (rs []api.Channel, err error) {
+	seen, pays := map[top.ID]bool{}, uint32(0)
+	err = p.api.Channels(ctx, a, func(got api.Channel) error {
+		if seen[got.Channel] || len(seen) >= maxList {
+			return fmt.Errorf("channel %s is listed twice, or there are more than %d: %w", got.Channel.Short(), maxList, top.ErrFailed)
+		}
+		seen[got.Channel] = true
+		r, err := l.checkChannel(ctx, p, got.Channel, got)
+		if err != nil || !r.Exists {
+			return err
+		}
+		if r.Payer != a && r.Provider != a {
+			return fmt.Errorf("channel %s is between others: %w", r.Channel.Short(), top.ErrFailed)
+		}
+		if r.Payer == a {
+			pays++
+		}
+		rs = append(rs, r)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	acc, err := l.askAccount(ctx, p, a)
+	if err == nil && acc.Channels != pays {
+		err = fmt.Errorf("the account pays for %d channels, %d were shown: %w", acc.Channels, pays, errHidden)
+	}
+	return rs, err
+}
+
 func (l *Light) node(c *sock.Call) error {
 	id, err := top.ParseNodeID(c.Arg("id"))
 	if err != nil {
 		return err
 	}
-	var r api.Node
-	err = l.ask(c.Context(), func(ctx context.Context, p *peer) (err error) {
+	return answer(c, l, peerWait, func(ctx context.Context, p *peer) (r api.Node, err error) {
 		got, err := p.api.Node(ctx, id)
 		if err != nil {
-			return err
+			return r, err
 		}
-		r, err = l.checkNode(ctx, p, id, got)
-		return err
+		return l.checkNode(ctx, p, id, got)
 	})
-	if err != nil {
-		return err
-	}
-	return c.JSON(r)
 }
 
 func (l *Light) checkNode(ctx context.Context, p *peer, id top.NodeID, got api.Node) (r api.Node, err error) {
@@ -281,16 +278,25 @@ func (l *Light) checkNode(ctx context.Context, p *peer, id top.NodeID, got api.N
 
 // nodes proves each row; a peer can hide one, which another peer may show.
 func (l *Light) nodes(c *sock.Call) error {
-	var rs []api.Node
-	err := l.ask(c.Context(), func(ctx context.Context, p *peer) error {
-		rs = nil
-		return p.api.Nodes(ctx, c.Query("service"), func(got api.Node) error {
-			r, err := l.checkNode(ctx, p, got.Node, got)
-			if err == nil && r.Exists {
-				rs = append(rs, r)
+	service := c.Query("service")
+	rs, err := ask(c.Context(), l, listWait, func(ctx context.Context, p *peer) (rs []api.Node, err error) {
+		seen := map[top.NodeID]bool{}
+		err = p.api.Nodes(ctx, service, func(got api.Node) error {
+			if seen[got.Node] || len(seen) >= maxList {
+				return fmt.Errorf("node %s is listed twice, or there are more than %d: %w", got.Node, maxList, top.ErrFailed)
 			}
-			return err
+			seen[got.Node] = true
+			r, err := l.checkNode(ctx, p, got.Node, got)
+			if err != nil || !r.Exists {
+				return err
+			}
+			if service != "" && !slices.ContainsFunc(r.Offers, func(o api.Offer) bool { return o.Service == service }) {
+				return fmt.Errorf("node %s does not sell %q: %w", got.Node, service, top.ErrFailed)
+			}
+			rs = append(rs, r)
+			return nil
 		})
+		return rs, err
 	})
 	if err != nil {
 		return err
@@ -299,7 +305,7 @@ func (l *Light) nodes(c *sock.Call) error {
 }
 
 // history passes on what a full node tells. Which transactions there are can be
-// proven one by one; that none is missing cannot.
+// proven one by one (GET /v1/txs/{id}); that none is missing cannot.
 func (l *Light) history(c *sock.Call) error {
 	a, err := top.ParseAddress(c.Arg("address"))
 	if err != nil {
@@ -313,22 +319,37 @@ func (l *Light) history(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	begun := false
-	err = l.ask(c.Context(), func(ctx context.Context, p *peer) error {
-		return p.api.History(ctx, a, top.Count(since), int(limit), func(e api.Entry) error {
-			begun = true
-			since = uint64(e.Seq)
+	sent := uint64(0)
+	err = l.eachPeer(c.Context(), func(ctx context.Context, p *peer) error {
+		if limit > 0 && sent >= limit {
+			return nil
+		}
+		ctx, touch, stop := patient(ctx, peerWait, func() bool { return false })
+		defer stop()
+		left := 0 // all
+		if limit > 0 {
+			left = int(min(limit-sent, 1<<30))
+		}
+		err := p.api.History(ctx, a, top.Count(since), left, func(e api.Entry) error {
+			touch()
+			if e.Type != "entry" || e.Account != a || uint64(e.Seq) <= since || limit > 0 && sent >= limit {
+				return fmt.Errorf("entry %s does not belong into this history: %w", e.Seq, top.ErrFailed)
+			}
+			since, sent = uint64(e.Seq), sent+1
+			e.Kind, e.Error = printable(e.Kind), printable(e.Error)
 			return c.Record(e)
 		})
+		return cmp.Or(silent(ctx), err)
 	})
-	if err == nil && !begun {
+	if err == nil {
 		c.Begin()
 	}
 	return err
 }
 
 // submit hands a transaction to every peer: one that drops it is not enough to
-// keep it from the chain.
+// keep it from the chain. What a peer says of it proves nothing; that it is
+// final, and with what result, tx proves.
 func (l *Light) submit(c *sock.Call) error {
 	var q struct {
 		Tx api.Bytes `json:"tx"`
@@ -336,23 +357,52 @@ func (l *Light) submit(c *sock.Call) error {
 	if err := c.Decode(&q); err != nil {
 		return err
 	}
-	var refused error
-	taken := false
-	for _, p := range l.peers {
-		ctx, cancel := context.WithTimeout(c.Context(), peerWait)
-		_, err := p.api.Submit(ctx, q.Tx)
-		cancel()
-		switch {
-		case err == nil:
-			taken = true
-		case refused == nil || errors.Is(refused, top.ErrOffline):
-			refused = err
-		}
+	t, err := ledger.Decode(q.Tx)
+	if err == nil {
+		err = t.Verify()
 	}
-	if !taken {
-		return refused
+	if err == nil && t.Chain != l.genesis.Chain {
+		err = top.Errorf(top.Denied, "the transaction is for chain %s, this one is %s", t.Chain, l.genesis.Chain)
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.sound(); err != nil {
+		return err
+	}
+	if err := l.handOver(c.Context(), q.Tx); err != nil {
+		return err
 	}
 	return c.JSON(api.Submitted{Type: "submitted", ID: ledger.ID(q.Tx)})
+}
+
+// handOver gives every peer the transaction at once. When one took it, the
+// others have a moment more.
+func (l *Light) handOver(ctx context.Context, raw []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, peerWait)
+	defer cancel()
+	errs := make([]error, len(l.peers))
+	var wg sync.WaitGroup
+	taken := false
+	var mu sync.Mutex // guards taken
+	for i, p := range l.peers {
+		wg.Go(func() {
+			_, err := p.api.Submit(ctx, raw)
+			if errs[i] = err; err != nil {
+				errs[i] = l.refusal(ctx, p, peerWait, err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			taken = true
+			time.AfterFunc(hedge, cancel)
+		})
+	}
+	wg.Wait()
+	if taken {
+		return nil
+	}
+	return worst(errs)
 }
 
 func (l *Light) tx(c *sock.Call) error {
@@ -360,19 +410,13 @@ func (l *Light) tx(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	var r api.Tx
-	err = l.ask(c.Context(), func(ctx context.Context, p *peer) (err error) {
+	return answer(c, l, wait+peerWait+headerWait, func(ctx context.Context, p *peer) (r api.Tx, err error) {
 		got, err := p.api.Tx(ctx, id, wait)
 		if err != nil {
-			return err
+			return r, err
 		}
-		r, err = l.checkTx(ctx, p, id, got)
-		return err
+		return l.checkTx(ctx, p, id, got)
 	})
-	if err != nil {
-		return err
-	}
-	return c.JSON(r)
 }
 
 // headerWait is how long the header after a block may take: it comes at once
@@ -388,7 +432,7 @@ func (l *Light) checkTx(ctx context.Context, p *peer, id top.ID, got api.Tx) (r 
 	if proof.ID != id || ledger.ID(got.Raw) != id {
 		return r, fmt.Errorf("the answer is of another transaction: %w", top.ErrFailed)
 	}
-	at, err := l.headers.verified(ctx, p, proof.Height, 0)
+	at, err := l.headers.verified(ctx, p, max(proof.Height, 1), 0)
 	if err != nil {
 		return r, err
 	}
@@ -403,13 +447,35 @@ func (l *Light) checkTx(ctx context.Context, p *peer, id top.ID, got api.Tx) (r 
 	if err != nil {
 		return r, err
 	}
-	w := row{ID: id, Kind: t.Body.Kind().String(), From: got.From, Outcome: proof.Outcome, Size: uint32(len(got.Raw))}
+	w := row{ID: id, Kind: t.Body.Kind().String(), Outcome: proof.Outcome, Size: uint32(len(got.Raw))}
+	got.Code = w.Outcome.Code
+	if w.From, err = l.payer(ctx, p, t, got); err != nil {
+		return r, err
+	}
 	if w.Outcome.Code != 0 {
 		w.Error, w.Message = kindOfCode(w.Outcome.Code, got.Error), printable(got.Message)
 	}
+	l.tell(proof.Height + 1)
 	r = txRecord(w, proof.Height, int(proof.Index), top.TimeOf(at.Time))
 	r.Proof, r.Raw = got.Proof, got.Raw
 	return r, nil
+}
+
+// payer proves whose account a transaction names by its index. Where the signer
+// must be the account itself, the signature proved it when it was applied; a
+// claim or a close may be signed by a node's key, and what failed by any.
+func (l *Light) payer(ctx context.Context, p *peer, t *ledger.Tx, got api.Tx) (top.Address, error) {
+	if got.Code == 0 {
+		switch t.Body.Kind() {
+		case ledger.KindClaim, ledger.KindClose:
+		default:
+			return t.Key, nil
+		}
+	} else if got.From.IsZero() {
+		return got.From, nil // no account had that index
+	}
+	_, err := l.owner(ctx, p, got.From, t.From)
+	return got.From, err
 }
 
 // kindOfCode is the kind that an exit code stands for: the one told, if it fits.
@@ -427,116 +493,4 @@ func kindOfCode(code uint32, told string) string {
 		}
 	}
 	return string(top.Failed)
-}
-
-// printable is a stranger's text without what could steer a terminal.
-func printable(s string) string {
-	return cut(strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, s), maxMessage)
-}
-
-// events follows a peer's stream and proves each record of it: every block is a
-// verified header, and its transactions are all there.
-func (l *Light) events(c *sock.Call) error {
-	since, err := count(c, "since")
-	if err != nil {
-		return err
-	}
-	if head, ok := l.headers.head(); ok && c.Query("since") == "" {
-		since = uint64(head.Height)
-	}
-	c.Begin()
-	return l.ask(c.Context(), func(ctx context.Context, p *peer) error {
-		e := eventCheck{l: l, p: p, c: c, since: &since}
-		return p.api.Events(ctx, top.Height(since), func(raw json.RawMessage) error { return e.take(ctx, raw) })
-	})
-}
-
-// eventCheck proves one peer's stream.
-type eventCheck struct {
-	l     *Light
-	p     *peer
-	c     *sock.Call
-	since *uint64 // the last block passed on whole
-	left  int     // transactions of this block still to come
-	next  uint32  // index of the next
-}
-
-func (e *eventCheck) take(ctx context.Context, raw json.RawMessage) error {
-	var t struct{ Type string }
-	if err := json.Unmarshal(raw, &t); err != nil {
-		return fmt.Errorf("event: %v: %w", err, top.ErrInvalid)
-	}
-	if t.Type != "tx" && e.left > 0 {
-		return fmt.Errorf("%d transactions of block %d are missing: %w", e.left, *e.since, top.ErrFailed)
-	}
-	switch t.Type {
-	case "block":
-		return e.block(ctx, raw)
-	case "tx":
-		return e.tx(ctx, raw)
-	case "gap":
-		return e.gap(raw)
-	}
-	return nil
-}
-
-func (e *eventCheck) gap(raw json.RawMessage) error {
-	var g struct{ Lost top.Count }
-	if err := json.Unmarshal(raw, &g); err != nil {
-		return fmt.Errorf("event: %v: %w", err, top.ErrInvalid)
-	}
-	*e.since += uint64(g.Lost)
-	return e.c.Record(map[string]any{"type": "gap", "lost": g.Lost})
-}
-
-func (e *eventCheck) block(ctx context.Context, raw json.RawMessage) error {
-	var b api.Event
-	if err := json.Unmarshal(raw, &b); err != nil {
-		return fmt.Errorf("event: %v: %w", err, top.ErrInvalid)
-	}
-	if uint64(b.Height) != *e.since+1 {
-		return fmt.Errorf("block %s after block %d: %w", b.Height, *e.since, top.ErrFailed)
-	}
-	lb, err := e.l.headers.verified(ctx, e.p, b.Height, 0)
-	if err != nil {
-		return err
-	}
-	h := headerOf(lb)
-	empty := types.Txs(nil).Hash()
-	if (b.Txs == 0) != (string(lb.DataHash) == string(empty)) {
-		return fmt.Errorf("block %s does not hold %d transactions: %w", b.Height, b.Txs, top.ErrFailed)
-	}
-	*e.since = uint64(b.Height)
-	e.left, e.next = b.Txs, 0
-	return e.c.Record(api.Event{Type: "block", Height: h.Height, Time: h.Time, Hash: h.Hash, Root: h.Root, Txs: b.Txs})
-}
-
-func (e *eventCheck) tx(ctx context.Context, raw json.RawMessage) error {
-	var told api.Tx
-	if err := json.Unmarshal(raw, &told); err != nil {
-		return fmt.Errorf("event: %v: %w", err, top.ErrInvalid)
-	}
-	got, err := e.p.api.Tx(ctx, told.ID, 0)
-	if err != nil {
-		return err
-	}
-	r, err := e.l.checkTx(ctx, e.p, told.ID, got)
-	if err != nil {
-		return err
-	}
-	proof, err := DecodeTxProof(got.Proof)
-	if err != nil {
-		return err
-	}
-	if uint64(r.Height) != *e.since || r.Index != e.next || int(proof.Total) != int(e.next)+e.left {
-		return fmt.Errorf("transaction %s is not number %d of block %d: %w", r.ID.Short(), e.next, *e.since, top.ErrFailed)
-	}
-	e.left, e.next = e.left-1, e.next+1
-	r.Proof, r.Raw = nil, nil
-	return e.c.Record(r)
 }
