@@ -26,10 +26,9 @@ var zip215 = &ed25519.Options{Verify: ed25519.VerifyOptionsZIP_215}
 // Private is an ed25519 private key (RFC 8032). It prints as "[secret]". Two of
 // them are not compared: compare their public halves.
 type Private struct {
-	_ [0]func()
-	// A pointer, since fmt looks into the unexported fields of whatever holds a
-	// Private without asking it how it prints, but follows no pointer there.
-	key *ed25519.PrivateKey
+	// A function, since fmt looks into the unexported fields of whatever holds a
+	// Private without asking how it prints, and of a function sees the address.
+	key func() ed25519.PrivateKey
 }
 
 // Generate draws a key from rand.
@@ -44,25 +43,25 @@ func Generate(rand io.Reader) (Private, error) {
 // FromSeed is the key of a 32-byte seed.
 func FromSeed(seed [32]byte) Private {
 	key := ed25519.NewKeyFromSeed(seed[:])
-	return Private{key: &key}
+	return Private{func() ed25519.PrivateKey { return key }}
 }
 
 // Public is the public half: the bytes of a top.Address or a top.NodeID.
 func (p Private) Public() (pub [32]byte) {
-	copy(pub[:], (*p.key)[32:])
+	copy(pub[:], p.key()[32:])
 	return pub
 }
 
 // Seed is the secret from which FromSeed makes the key again.
 func (p Private) Seed() (seed [32]byte) {
-	copy(seed[:], (*p.key)[:32])
+	copy(seed[:], p.key()[:32])
 	return seed
 }
 
 // Sign signs msg as it is. Nearly every caller wants Signer, whose signatures
 // are bound to a purpose and a chain.
 func (p Private) Sign(msg []byte) (sig [64]byte) {
-	copy(sig[:], ed25519.Sign(*p.key, msg))
+	copy(sig[:], ed25519.Sign(p.key(), msg))
 	return sig
 }
 
