@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tyler-smith/go-bip39"
 	"github.com/tyler-smith/go-bip39/wordlists"
@@ -33,8 +34,15 @@ func NewWords(entropy []byte) (string, error) {
 }
 
 // SeedFromWords is the BIP-39 seed of words and an optional passphrase. White
-// space and capitals do not matter; a word that is not in the list is named.
+// space and capitals do not matter; a word that is not in the list is named. The
+// passphrase is ASCII: BIP-39 wants other text in one normal form of Unicode, and
+// the same letters in another form would give other keys without a word (K4).
 func SeedFromWords(words, passphrase string) (seed [64]byte, err error) {
+	for i := range len(passphrase) {
+		if passphrase[i] >= utf8.RuneSelf {
+			return seed, fmt.Errorf("passphrase of the words: want plain ASCII letters, digits and signs: %w", top.ErrInvalid)
+		}
+	}
 	list := strings.Fields(strings.ToLower(words))
 	for i, w := range list {
 		if !slices.Contains(wordlists.English, w) {
@@ -49,9 +57,12 @@ func SeedFromWords(words, passphrase string) (seed [64]byte, err error) {
 	return seed, nil
 }
 
-// Derive is the ed25519 key at a path below a seed (SLIP-0010). Every step must
-// be hardened ("m/44'/7011'/0'"): ed25519 has no other.
+// Derive is the ed25519 key at a path below a seed of 16 to 64 bytes (SLIP-0010).
+// Every step must be hardened ("m/44'/7011'/0'"): ed25519 has no other.
 func Derive(seed []byte, path string) (Private, error) {
+	if len(seed) < 16 || len(seed) > 64 {
+		return Private{}, fmt.Errorf("seed of %d bytes: want 16 to 64: %w", len(seed), top.ErrInvalid)
+	}
 	sum := hmacSHA512([]byte("ed25519 seed"), seed)
 	steps := strings.Split(path, "/")
 	if steps[0] != "m" {
@@ -60,8 +71,8 @@ func Derive(seed []byte, path string) (Private, error) {
 	for _, s := range steps[1:] {
 		digits, hardened := strings.CutSuffix(s, "'")
 		n, err := strconv.ParseUint(digits, 10, 31)
-		if err != nil || !hardened {
-			return Private{}, fmt.Errorf("path %q: step %q is not hardened: %w", path, s, top.ErrInvalid)
+		if err != nil || !hardened || len(digits) > 1 && digits[0] == '0' {
+			return Private{}, fmt.Errorf("path %q: step %q: want a number below 2^31 and a ' (hardened): %w", path, s, top.ErrInvalid)
 		}
 		data := append([]byte{0}, sum[:32]...)
 		data = binary.BigEndian.AppendUint32(data, uint32(n)|1<<31)
