@@ -10,6 +10,7 @@ package home
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,6 +23,9 @@ import (
 // maxSockPath is the longest path of a Unix socket on Linux (unix(7), minus the
 // final zero).
 const maxSockPath = 107
+
+// maxSecret bounds, in bytes, a file that is read as a secret.
+const maxSecret = 64 << 10
 
 // Dir is a home directory: everything of one user or one node.
 type Dir string
@@ -119,10 +123,12 @@ func syncDir(path string) error {
 // top.ErrDenied, with the command that mends it (H3).
 func ReadSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, top.Errorf(top.NotFound, "no file %s", path)
-	}
-	if err != nil {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, top.Errorf(top.Denied, "%s may not be read by this user (its owner can: ls -l %[1]s)", path)
+	case err != nil:
 		return nil, fmt.Errorf("read secret: %w", err)
 	}
 	defer f.Close()
@@ -133,20 +139,14 @@ func ReadSecret(path string) ([]byte, error) {
 	if st.Mode().Perm()&0o077 != 0 {
 		return nil, top.Errorf(top.Denied, "%s can be read by others, mode %04o (mend it: chmod 600 %s)", path, st.Mode().Perm(), path)
 	}
-	const limit = 64 << 10
-	b := make([]byte, limit+1)
-	n := 0
-	for n < len(b) {
-		m, err := f.Read(b[n:])
-		n += m
-		if err != nil {
-			break
-		}
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err != nil {
+		return nil, fmt.Errorf("read secret: %w", err)
 	}
-	if n > limit {
-		return nil, top.Errorf(top.Invalid, "%s is too large for a secret", path)
+	if len(b) > maxSecret {
+		return nil, top.Errorf(top.Invalid, "%s is longer than %d KiB, too long for a secret", path, maxSecret>>10)
 	}
-	return b[:n], nil
+	return b, nil
 }
 
 // Free is the bytes that an ordinary user may still write on the disk of path.
