@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -170,13 +171,20 @@ func Lock(path string) (release func(), err error) {
 		who := make([]byte, 20)
 		n, _ := f.ReadAt(who, 0)
 		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, top.Errorf(top.Busy, "%s is held by process %s (stop it first: kill %[2]s)", path, strings.TrimSpace(string(who[:n])))
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		pid, err := strconv.Atoi(strings.TrimSpace(string(who[:n])))
+		if err != nil { // taken this very moment
+			return nil, top.Errorf(top.Busy, "%s is held by another process (fuser %[1]s names it)", path)
+		}
+		return nil, top.Errorf(top.Busy, "%s is held by process %d (stop it first: kill %[2]d)", path, pid)
 	}
 	if err := f.Truncate(0); err == nil {
 		fmt.Fprintf(f, "%d\n", os.Getpid())
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		f.Truncate(0) // the next holder's number is not there at once: show none, not ours
+		f.Close()
+	}, nil
 }
