@@ -79,10 +79,10 @@ func (l *Log) Append(line []byte) error {
 	}
 	b := append(append(make([]byte, 0, len(line)+1), line...), '\n')
 	at, err := l.f.Seek(0, io.SeekEnd)
-	if err == nil {
-		_, err = l.f.Write(b)
+	if err != nil {
+		return fmt.Errorf("append: %w", err)
 	}
-	if err == nil {
+	if _, err = l.f.Write(b); err == nil {
 		return nil
 	}
 	if cut := l.f.Truncate(at); cut != nil {
