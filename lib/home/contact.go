@@ -43,7 +43,7 @@ func Contacts(d Dir) ([]Contact, error) {
 		}
 		c, err := parseContact(line)
 		if err != nil {
-			return nil, fmt.Errorf("%s, line %d: %w", d.contacts(), i+1, err)
+			return nil, fmt.Errorf("%s, line %d (mend the line or delete it): %w", d.contacts(), i+1, err)
 		}
 		all = append(all, c)
 	}
@@ -78,6 +78,9 @@ func (d Dir) AddContact(name string, a top.Address) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
+	if a.IsZero() {
+		return top.Errorf(top.Invalid, "contact %s: no address (top-wallet contact add %[1]s ADDRESS)", name)
+	}
 	return d.editContacts(func(all []Contact) ([]Contact, error) {
 		if i := find(all, name); i >= 0 {
 			if all[i].Address == a {
@@ -110,6 +113,9 @@ func (d Dir) editContacts(edit func([]Contact) ([]Contact, error)) error {
 		return err
 	}
 	release, err := Lock(d.contacts() + ".lock")
+	if errors.Is(err, top.ErrBusy) {
+		return top.Errorf(top.Busy, "another process changes the contacts of %s just now (try again)", d)
+	}
 	if err != nil {
 		return err
 	}
