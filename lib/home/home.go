@@ -69,10 +69,20 @@ func (d Dir) Sock(name string) (string, error) {
 }
 
 // Make creates the home with run, keys and receipts below it, for the owner
-// only.
+// only. Those three are closed to others again if somebody opened them.
 func (d Dir) Make() error {
-	for _, p := range []string{d.Path(), d.Path("run"), d.Path("keys"), d.Path("receipts")} {
+	if err := os.MkdirAll(d.Path(), 0o700); err != nil {
+		return fmt.Errorf("make home: %w", err)
+	}
+	for _, p := range []string{d.Path("run"), d.Path("keys"), d.Path("receipts")} {
 		if err := os.MkdirAll(p, 0o700); err != nil {
+			return fmt.Errorf("make home: %w", err)
+		}
+		st, err := os.Stat(p)
+		if err == nil && st.Mode().Perm()&0o077 != 0 {
+			err = os.Chmod(p, 0o700)
+		}
+		if err != nil {
 			return fmt.Errorf("make home: %w", err)
 		}
 	}
