@@ -20,6 +20,9 @@ import (
 // New claims the socket: it takes the lock beside it, removes what an earlier
 // daemon left, and listens. A path that another daemon serves is top.ErrBusy.
 func New(cfg Config) (*Server, error) {
+	if err := fits(cfg.Sock); err != nil {
+		return nil, err
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -36,24 +39,43 @@ func New(cfg Config) (*Server, error) {
 	ln, err := listen(cfg.Sock)
 	if err != nil {
 		release()
-		return nil, fmt.Errorf("claim socket: %w", err)
+		return nil, err
 	}
 	return &Server{cfg: cfg, ln: ln, release: release, start: time.Now()}, nil
 }
 
+// maxPath is the longest path of a Unix socket on Linux (unix(7), minus the
+// final zero).
+const maxPath = 107
+
+// fits refuses a path that the system would refuse with "invalid argument".
+func fits(path string) error {
+	if len(path) > maxPath {
+		return top.Errorf(top.Invalid, "socket path %s has %d bytes and the system allows %d (choose a shorter --sock or --home)", path, len(path), maxPath)
+	}
+	return nil
+}
+
 // listen removes a leftover socket, which nobody serves since we hold the lock,
-// and binds with mode 0600.
+// and binds with mode 0600. Anything but a socket is left alone.
 func listen(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	st, err := os.Lstat(path)
+	if err == nil && st.Mode().Type() != fs.ModeSocket {
+		return nil, top.Errorf(top.Invalid, "%s is there and is no socket (choose another --sock, or move it away)", path)
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("claim socket: %w", err)
 	}
 	ln, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("claim socket: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		ln.Close()
-		return nil, err
+		return nil, fmt.Errorf("claim socket: %w", err)
 	}
 	return ln, nil
 }
