@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"testing"
@@ -34,6 +35,7 @@ type running struct {
 	*Node
 	api  *api.Chain
 	stop func() error
+	wait func() error // until it ends by itself
 }
 
 // newNetwork makes homes for validators and a genesis, and starts nothing.
@@ -129,6 +131,10 @@ func (n *network) start(i int) *running {
 		stopped = true
 		cancel()
 		return <-done
+	}, wait: func() error {
+		stopped = true
+		defer cancel()
+		return <-done
 	}}
 	n.t.Cleanup(func() { r.stop() })
 	select {
@@ -190,6 +196,8 @@ func (n *network) transfer(nonce uint64, to top.Address, amount top.Amount) []by
 	}
 	return tx.Encode()
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func someone(b byte) (a top.Address) {
 	k := keys.FromSeed([32]byte{b})

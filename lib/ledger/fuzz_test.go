@@ -22,7 +22,7 @@ func bodies() []Body {
 		&Transfer{To: To(300), Amount: 5, Memo: "rent"}, &Transfer{To: ToAddress(k.Public()), Amount: 1},
 		&Batch{New: []top.Address{k.Public()}, Records: []Record{{0, 7}, {300, 1 << 40}}},
 		&Lock{Amount: 1}, &Unlock{Amount: 2},
-		&Register{Node: k.Public(), Name: "n", Addrs: []string{"/ip4/192.0.2.1/tcp/1"}, Offers: []session.Offer{{Service: "vpn", Unit: "64KiB", Price: 3, Window: 8, Hold: []session.Hold{{Seconds: 60, Factor: 1}}}}, Capacity: 9, Stake: 1},
+		&Register{Node: k.Public(), Name: "n", Addrs: []string{"/dns/example.org"}, Offers: []session.Offer{{Service: "vpn", Unit: "64KiB", Price: 3, Window: 8, Hold: []session.Hold{{Seconds: 60, Factor: 1}}}}, Capacity: 9, Stake: 1},
 		&Unregister{}, &Open{Provider: 1, Cap: 5, Expiry: 1 << 33}, &Claim{Claim: claim},
 		&Close{Channel: top.ID{1}}, &Close{Channel: top.ID{1}, Claim: &claim}, &Reclaim{Channel: top.ID{2}},
 	}

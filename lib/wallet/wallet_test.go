@@ -560,9 +560,6 @@ func TestWords(t *testing.T) {
 	b := newBench(t)
 	other := b.dir + "/again"
 	pass := []byte("secret")
-	if testing.Short() {
-		return
-	}
 	id, err := Create(other, "  "+strings.ToUpper(aliceWords)+"\n", pass, bytes.NewReader(bytes.Repeat([]byte{7}, 100)))
 	if err != nil || id.Address != b.address {
 		t.Fatalf("%+v %v", id, err)
