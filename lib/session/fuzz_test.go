@@ -46,6 +46,7 @@ func samples(t testing.TB) map[string]coded {
 	e.open(sid(2), session.Offer{Service: "call", Unit: "1s", Price: 3, Window: 9})
 	r := e.renew()
 	e.run(sid(1), 3)
+	e.repeat()
 	c := e.meter.Claim()
 	hold := session.Offer{Service: "relay", Unit: "message", Price: 5, Window: 8, Hold: []session.Hold{{3600, 1}, {86400, 2}, {2592000, 4}}}
 	return map[string]coded{"ticket": &tk, "voucher": &r.Voucher, "renewal": &r, "claim": &c, "tick": &c.Ticks[0], "offer": &ofOffer{hold}}

@@ -74,6 +74,7 @@ type served struct {
 	w      top.ID // of the last tick, or the root
 	reach  uint32 // the highest tick that is hashed
 	begun  bool   // there was a voucher
+	missed bool   // a voucher left it out
 	closed bool
 	wrong  int       // ticks that did not verify since
 	since  time.Time // the first of them
@@ -127,9 +128,11 @@ func (m *Meter) Open(now time.Time, t Ticket, o Offer) error {
 	return nil
 }
 
+// open counts the sessions that run or wait for their first voucher. One that a
+// voucher left out may have ended before it began.
 func (m *Meter) open() (n int) {
 	for _, s := range m.live {
-		if !s.closed {
+		if !s.closed && (s.begun || !s.missed) {
 			n++
 		}
 	}
@@ -235,27 +238,33 @@ func (m *Meter) dropped(now time.Time, s *served, t Tick) error {
 
 // late takes a tick that was on its way while the voucher was renewed: the payer
 // ticks on the old anchor until it knows. The claim that it raises is the old one.
+// One that came before, or that a later one overtook, is as good.
 func (m *Meter) late(s *served, t Tick) (hashed, ok bool) {
 	j := slices.IndexFunc(m.old.claim.Ticks, func(o Tick) bool { return o.Session == t.Session })
 	if j < 0 {
 		return false, false
 	}
 	a, last := m.old.claim.Voucher.Anchors[j], &m.old.claim.Ticks[j]
-	from := last.W
-	if last.I == 0 {
-		from = a.Root
+	high, low := t, *last
+	if t.I <= last.I {
+		high, low = *last, t
 	}
-	if t.I <= last.I || t.I > a.N || uint64(t.I-last.I) > 4*m.window(s) {
+	if low.I == 0 {
+		low.W = a.Root
+	}
+	step := high.I - low.I
+	if t.I == 0 || high.I > a.N || uint64(step) > 4*m.window(s) {
 		return false, false
 	}
-	if Hash(t.W, t.I-last.I) != from {
+	if Hash(high.W, step) != low.W {
 		return true, false
 	}
-	step := t.I - last.I
-	*last = t
-	m.old.owed += a.Price * top.Amount(step) // at most the exposure, which was checked
-	m.disk.units += uint64(step)
-	s.high = max(s.high, s.before+uint64(t.I))
+	if t.I > last.I {
+		*last = t
+		m.old.owed += a.Price * top.Amount(step) // at most the exposure, which was checked
+		m.disk.units += uint64(step)
+		s.high = max(s.high, s.before+uint64(t.I))
+	}
 	return true, true
 }
 
@@ -352,16 +361,19 @@ func (m *Meter) Serve(now time.Time, id top.SessionID, units uint64) error {
 }
 
 // Lost takes units back that were served and that nobody will acknowledge: the
-// transport gave them up. They are not paid, and no longer use credit. How much
-// loss to believe is the caller's to judge. More than is unpaid is not taken back.
-func (m *Meter) Lost(id top.SessionID, units uint64) {
+// transport gave them up. They are not paid, and no longer use credit. No more
+// are taken back than are unpaid; the result is how many. How much to believe is
+// the caller's to judge. Of a session that is over it forgives what a payer forgot
+// in a crash, which else stays a debt of the channel.
+func (m *Meter) Lost(id top.SessionID, units uint64) uint64 {
 	s := m.live[id]
-	if s == nil || s.closed || s.units <= s.paid() {
-		return
+	if s == nil || s.units <= s.paid() {
+		return 0
 	}
 	units = min(units, s.units-s.paid())
 	s.units -= units
 	m.served -= s.anchor.Price * top.Amount(units)
+	return units
 }
 
 // Close ends a session: nothing of it changes any more (S3).

@@ -379,6 +379,35 @@ func TestOpen(t *testing.T) {
 	e.ok(e.meter.Open(e.now, last, vpn()))
 }
 
+// A session that ends before its first voucher gives its place back, one whose
+// ticket overtook a voucher keeps it.
+func TestASessionWithoutAVoucherEnds(t *testing.T) {
+	e := newEnds(t, top.One)
+	for n := byte(1); n <= session.MaxAnchors; n++ {
+		e.open(sid(n), vpn())
+		if n == session.MaxAnchors-1 {
+			r := e.voucher()
+			e.open(sid(n+1), vpn())
+			e.ok(e.meter.Renew(e.now, r))
+			e.ok(e.payer.Acknowledged(r.Voucher.Seq))
+			break
+		}
+	}
+	e.renew()
+	e.run(sid(16), 1) // the one that overtook
+	e.payer.End(sid(1))
+	e.renew()
+	e.open(sid(17), vpn())
+	e.payer.End(sid(17)) // before any voucher
+	e.renew()
+	e.payer.End(sid(2))
+	e.renew()
+	e.open(sid(18), vpn())
+	e.open(sid(19), vpn())
+	e.renew()
+	e.run(sid(19), 1)
+}
+
 func TestRenew(t *testing.T) {
 	e := newEnds(t, top.One)
 	e.begin(sid(1), vpn())

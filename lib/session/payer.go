@@ -64,6 +64,7 @@ type Payer struct {
 	seq     uint64     // of the newest voucher made
 	amount  top.Amount // settled by the voucher acknowledged
 	last    Voucher    // acknowledged
+	kept    []Claim    // shown after Recover, until a voucher is acknowledged
 	live    map[top.SessionID]*paying
 	order   []top.SessionID // of live, as they began
 	waiting *Renewal        // made, and not acknowledged
@@ -76,10 +77,11 @@ type paying struct {
 	ticket Ticket
 	window uint32  // the offer's
 	units  uint64  // acknowledged to have been served
-	paid   uint64  // ticked
+	paid   uint64  // ticked, or settled by a voucher acknowledged
 	now    *anchor // ticked on; nil until the first voucher is acknowledged
 	next   *anchor // of the ticket, or of the voucher that waits
 	ended  bool
+	left   bool // ended, and the voucher that waits leaves it out
 }
 
 // anchor is one hash chain, as far as a voucher promised it, and the units
@@ -190,10 +192,13 @@ func (p *Payer) Renew(now time.Time) (r Renewal, due bool, err error) {
 		if s.now == nil {
 			s.next.n = min(n, s.next.chain.N()) // the ticket's own
 		} else {
-			s.next = p.draw(n, s.paid)
+			s.next = p.draw(n, s.units)
 		}
 		r.Voucher.Anchors = append(r.Voucher.Anchors, Anchor{id, s.ticket.Price, s.next.chain.Root(), s.next.n})
 		r.Base = append(r.Base, s.next.base)
+	}
+	for _, s := range p.live {
+		s.left = s.ended
 	}
 	p.seq++
 	p.renewed, p.dirty, p.waiting = now, false, &r
@@ -228,19 +233,37 @@ func (p *Payer) running() (live []top.SessionID, prices top.Amount) {
 	return live, prices
 }
 
-// settled is what all ticks so far come to: the Amount of the next voucher.
+// settled is what all units acknowledged come to, ticked or not: the Amount of
+// the next voucher.
 func (p *Payer) settled() (top.Amount, error) {
+	return p.sum(func(s *paying) uint64 { return s.units })
+}
+
+// sum is what the channel comes to when units of each session are paid, at most
+// the cap.
+func (p *Payer) sum(units func(*paying) uint64) (top.Amount, error) {
 	sum := p.amount
-	for _, s := range p.live {
-		if s.now == nil {
-			continue
+	for id, s := range p.live {
+		base := uint64(0)
+		if s.now != nil {
+			base = s.now.base
+		} else if !p.promised(id) {
+			continue // no provider serves on that
 		}
 		var err error
-		if sum, err = addUnits(sum, s.ticket.Price, s.paid-s.now.base); err != nil {
+		if sum, err = addUnits(sum, s.ticket.Price, units(s)-base); err != nil {
 			return 0, err
 		}
 	}
-	return sum, nil
+	return min(sum, p.cfg.Cap), nil
+}
+
+// promised says whether the voucher that waits has an anchor of a session.
+func (p *Payer) promised(id top.SessionID) (in bool) {
+	if p.waiting != nil {
+		_, in = p.waiting.Voucher.Anchor(id)
+	}
+	return in
 }
 
 // steps is how many ticks each of k anchors may promise, within the cap (S2).
@@ -264,7 +287,7 @@ func (p *Payer) steps(k int, amount, prices top.Amount) uint32 {
 func (p *Payer) extends(live []top.SessionID, n uint32) bool {
 	return slices.ContainsFunc(live, func(id top.SessionID) bool {
 		s := p.live[id]
-		return s.paid+uint64(n) > s.now.base+uint64(s.now.n)
+		return s.units+uint64(n) > s.now.base+uint64(s.now.n)
 	})
 }
 
@@ -304,14 +327,16 @@ func (p *Payer) Acknowledged(seq uint64) error {
 	if p.waiting == nil || p.waiting.Voucher.Seq != seq {
 		return fmt.Errorf("voucher %d does not wait to be acknowledged: %w", seq, top.ErrInvalid)
 	}
-	p.last, p.amount, p.waiting = p.waiting.Voucher, p.waiting.Voucher.Amount, nil
+	p.last, p.amount, p.waiting, p.kept = p.waiting.Voucher, p.waiting.Voucher.Amount, nil, nil
 	p.order = slices.DeleteFunc(p.order, func(id top.SessionID) bool {
 		s := p.live[id]
-		if _, in := p.last.Anchor(id); in {
-			s.now, s.next = s.next, nil
-		} else if s.ended {
+		if s.left {
 			delete(p.live, id)
 			return true
+		}
+		if _, in := p.last.Anchor(id); in {
+			s.now, s.next = s.next, nil
+			s.paid = max(s.paid, s.now.base)
 		}
 		return false
 	})
@@ -376,7 +401,7 @@ func (p *Payer) tick(id top.SessionID, s *paying) (Tick, bool) {
 
 // window is the credit that the provider gives, as far as the payer knows.
 func (p *Payer) window(s *paying) uint64 {
-	paid, err := p.settled()
+	paid, err := p.sum(func(s *paying) uint64 { return s.paid })
 	if err != nil {
 		return minWindow
 	}
@@ -384,19 +409,18 @@ func (p *Payer) window(s *paying) uint64 {
 }
 
 // Show is what a provider that lost its memory needs: the voucher acknowledged
-// last with the ticks on it, and the one that waits. Unsigned ones, which Signed
-// never saw, are left out.
+// last with the ticks on it, and the one that waits; after Recover the newest
+// claim and the one that owes most, until a voucher is acknowledged. Vouchers
+// that Signed never saw are left out.
 func (p *Payer) Show() []Claim {
-	var claims []Claim
+	claims := slices.Clone(p.kept)
 	if p.last.Sig != [64]byte{} {
-		c := Claim{Voucher: p.last}
-		for _, a := range p.last.Anchors {
-			t := Tick{Session: a.Session}
-			s := p.live[a.Session]
+		c := p.last.unticked()
+		for j := range c.Ticks {
+			t, s := &c.Ticks[j], p.live[c.Ticks[j].Session]
 			if t.I = uint32(s.paid - s.now.base); t.I > 0 {
 				t.W = s.now.chain.At(t.I)
 			}
-			c.Ticks = append(c.Ticks, t)
 		}
 		claims = append(claims, c)
 	}
@@ -406,29 +430,55 @@ func (p *Payer) Show() []Claim {
 	return claims
 }
 
-// Recover makes a payer go on after either end lost its memory, from a claim of the other or
-// from one kept: it proves itself, and the higher wins. All sessions are over; the
-// next voucher settles them.
-func (p *Payer) Recover(c Claim) error {
-	if c.Voucher.Chain != p.cfg.Chain || c.Voucher.Channel != p.cfg.Channel {
-		return fmt.Errorf("claim of channel %s of chain %s, not of %s: %w", c.Voucher.Channel.Short(), c.Voucher.Chain, p.cfg.Channel.Short(), top.ErrDenied)
-	}
-	if err := c.Voucher.Verify(p.cfg.Payer); err != nil {
-		return err
-	}
-	owed, err := c.Owed()
-	if err != nil {
-		return err
-	}
-	for _, id := range p.order {
-		p.tick(id, p.live[id]) // nobody needs the tick, but it was served
+// Recover makes a payer go on after either end lost its memory, or after a voucher
+// was refused, from the claims of the other end and those kept: each proves
+// itself, and the higher wins. All sessions are over, also when there is no claim;
+// the next voucher settles them.
+func (p *Payer) Recover(claims ...Claim) error {
+	seq, amount := p.seq, top.Amount(0)
+	for _, c := range claims {
+		if c.Voucher.Chain != p.cfg.Chain || c.Voucher.Channel != p.cfg.Channel {
+			return fmt.Errorf("claim of channel %s of chain %s, not of %s: %w", c.Voucher.Channel.Short(), c.Voucher.Chain, p.cfg.Channel.Short(), top.ErrDenied)
+		}
+		if err := c.Voucher.Verify(p.cfg.Payer); err != nil {
+			return err
+		}
+		owed, err := c.Owed()
+		if err != nil {
+			return err
+		}
+		seq, amount = max(seq, c.Voucher.Seq), max(amount, owed)
 	}
 	settled, err := p.settled()
 	if err != nil {
 		return err
 	}
-	p.seq, p.amount = max(p.seq, c.Voucher.Seq), max(settled, owed)
-	p.live, p.order, p.waiting = map[top.SessionID]*paying{}, nil, nil
-	p.last, p.dirty = Voucher{}, true
+	p.kept = foremost(append(p.Show(), claims...))
+	p.seq, p.amount, p.dirty = seq, max(settled, amount), true
+	p.live, p.order, p.waiting, p.last = map[top.SessionID]*paying{}, nil, nil, Voucher{}
 	return nil
+}
+
+// foremost is the newest claim and, where it is another, the one that owes most.
+func foremost(claims []Claim) []Claim {
+	if len(claims) == 0 {
+		return nil
+	}
+	var newest, richest proven
+	for i, c := range claims {
+		owed, err := c.Owed()
+		if err != nil {
+			continue
+		}
+		if i == 0 || c.Voucher.Seq > newest.claim.Voucher.Seq || c.Voucher.Seq == newest.claim.Voucher.Seq && owed > newest.owed {
+			newest = proven{c, owed}
+		}
+		if i == 0 || owed > richest.owed {
+			richest = proven{c, owed}
+		}
+	}
+	if richest.owed > newest.owed {
+		return []Claim{newest.claim, richest.claim}
+	}
+	return []Claim{newest.claim}
 }

@@ -117,7 +117,8 @@ func (m *Meter) take(r Renewal) {
 }
 
 // retire keeps the claim of the newest voucher aside and puts v in its place.
-// Sessions that v leaves out are over.
+// Sessions that v leaves out are over, but not one that had no voucher yet: v was
+// perhaps signed before its ticket.
 func (m *Meter) retire(v Voucher) {
 	if m.voucher.Seq > 0 {
 		if m.old.owed > m.best.owed {
@@ -126,18 +127,29 @@ func (m *Meter) retire(v Voucher) {
 		m.old = proven{m.current(), m.owed}
 	}
 	for id, s := range m.live {
-		if _, in := v.Anchor(id); !in && s.begun {
-			s.closed = true
+		if _, in := v.Anchor(id); in {
+			continue
 		}
+		s.closed, s.missed = s.closed || s.begun, true
 	}
 	m.voucher, m.disk.fresh = v, true
 	m.slots, m.ticks = make([]*served, len(v.Anchors)), v.unticked().Ticks
 }
 
-// Recover makes a meter go on after a crash from a claim that was saved, or that the payer
-// shows: it proves itself, and the higher wins. A claim on a newer voucher than
-// is known ends all sessions; on the same one it raises their ticks.
-func (m *Meter) Recover(c Claim) error {
+// Recover makes a meter go on after a crash from claims that it saved, or that the
+// payer shows: each proves itself, and the higher wins. A claim on a newer voucher
+// than is known ends all sessions; on the same one it raises their ticks. It stops
+// at the first that proves nothing.
+func (m *Meter) Recover(claims ...Claim) error {
+	for _, c := range claims {
+		if err := m.recover(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Meter) recover(c Claim) error {
 	v := &c.Voucher
 	if v.Chain != m.cfg.Chain || v.Channel != m.cfg.Channel {
 		return fmt.Errorf("claim of channel %s of chain %s, not of %s: %w", v.Channel.Short(), v.Chain, m.cfg.Channel.Short(), top.ErrDenied)
