@@ -5,7 +5,8 @@
 //	K1  two daemons never serve one path: the claim is a lock, not a dial
 //	K2  a route that changes something is refused to every uid but the owner's
 //	K3  an error has the same kind on both sides of the socket
-//	K4  when Run returns nothing of the server is left: no file, no goroutine
+//	K4  when Run returns nothing of the server is left: no socket, no goroutine;
+//	    the lock file stays, since to remove it would race with the next claim
 package sock
 
 import (
@@ -20,6 +21,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"top/lib/top"
@@ -74,22 +76,31 @@ type Server struct {
 	start   time.Time
 }
 
-// stopWait bounds how long Run waits for answers under way.
-const stopWait = 3 * time.Second
+// stopWait bounds how long Run waits for answers under way, and closeWait how
+// long for their connections once they were closed. Together they stay below the
+// five seconds in which a daemon stops.
+const (
+	stopWait  = 3 * time.Second
+	closeWait = time.Second
+)
 
-// Run serves until ctx ends, then lets answers under way finish, removes the
-// socket and returns nil.
+// Run serves until ctx ends, then ends the streams, lets answers under way
+// finish, removes the socket and returns nil.
 func (s *Server) Run(ctx context.Context) error {
 	base, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	srv := s.httpServer(s.Handler(false))
 	srv.BaseContext = func(net.Listener) context.Context { return base }
 	srv.ConnContext = withPeer
+	var conns sync.WaitGroup
+	srv.ConnState = count(&conns)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(s.ln) }()
 	var err error
 	select {
-	case err = <-done:
+	case err = <-done: // the listener failed: callers who are here must leave too
+		cancel()
+		srv.Close()
 	case <-ctx.Done():
 		cancel() // ends the streams
 		stop, end := context.WithTimeout(context.Background(), stopWait)
@@ -99,11 +110,34 @@ func (s *Server) Run(ctx context.Context) error {
 		end()
 		err = <-done
 	}
+	wait(&conns, closeWait)
 	s.Close()
 	if err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", s.cfg.Sock, err)
 	}
 	return nil
+}
+
+// count keeps the number of connections whose goroutines have not ended.
+func count(conns *sync.WaitGroup) func(net.Conn, http.ConnState) {
+	return func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			conns.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			conns.Done()
+		}
+	}
+}
+
+// wait waits for all connections to end, at most so long.
+func wait(conns *sync.WaitGroup, most time.Duration) {
+	ended := make(chan struct{})
+	go func() { conns.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(most):
+	}
 }
 
 // Close gives the socket up without serving it. It may be called twice.
@@ -118,9 +152,15 @@ func (s *Server) ServePublic(ctx context.Context, ln net.Listener) error {
 	defer cancel()
 	srv := s.httpServer(s.Handler(true))
 	srv.BaseContext = func(net.Listener) context.Context { return base }
+	var conns sync.WaitGroup
+	srv.ConnState = count(&conns)
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	if err := srv.Serve(ln); err != nil && ctx.Err() == nil {
+	err := srv.Serve(ln)
+	cancel()
+	srv.Close() // in case that ln failed: the strangers who are here must leave too
+	wait(&conns, closeWait)
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("serve strangers: %w", err)
 	}
 	return nil
