@@ -189,20 +189,17 @@ func (s *Server) Handler(public bool) http.Handler {
 		})
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, q *http.Request) {
-		s.head(w)
 		writeError(w, top.Errorf(top.NotFound, "%s has no route %s %s (GET /v1/ lists them)", s.cfg.Name, q.Method, q.URL.Path))
 	})
-	return mux
-}
-
-func (s *Server) head(w http.ResponseWriter) {
-	w.Header().Set("Top-Version", top.Version)
-	w.Header().Set("Top-Contract", fmt.Sprint(top.Contract))
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Top-Version", top.Version)
+		w.Header().Set("Top-Contract", fmt.Sprint(top.Contract))
+		mux.ServeHTTP(w, q)
+	})
 }
 
 // answer runs one route and turns its error into a status.
 func (s *Server) answer(r Route, public bool, w http.ResponseWriter, q *http.Request) {
-	s.head(w)
 	c := &Call{Request: q, w: w}
 	err := allow(r, public, q)
 	if err == nil {
@@ -214,6 +211,7 @@ func (s *Server) answer(r Route, public bool, w http.ResponseWriter, q *http.Req
 	if err == nil {
 		return
 	}
+	err = s.kind(q, err)
 	s.cfg.Log.Debug("refused", "route", r.Path, "err", err)
 	if c.began {
 		// The status is gone: say the error as the last record instead.
@@ -221,6 +219,19 @@ func (s *Server) answer(r Route, public bool, w http.ResponseWriter, q *http.Req
 		return
 	}
 	writeError(w, err)
+}
+
+// kind gives the kinds that the contract has for them to what a context ended: a
+// caller may try again, and did not fail.
+func (s *Server) kind(q *http.Request, err error) error {
+	switch {
+	case top.KindOf(err) != top.Failed:
+	case errors.Is(err, context.DeadlineExceeded):
+		return top.Errorf(top.Timeout, "%s %s took too long: %v", q.Method, q.URL.Path, err)
+	case errors.Is(err, context.Canceled) && q.Context().Err() != nil:
+		return top.Errorf(top.Offline, "%s stops (start it again: %[1]s serve)", s.cfg.Name)
+	}
+	return err
 }
 
 // allow refuses browsers, and writers that are not the owner (K2).
