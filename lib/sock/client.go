@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"time"
@@ -34,13 +35,20 @@ const (
 // daemon, for the error when nobody answers: "top-chain serve".
 func Dial(path, start string) *Client {
 	return DialFunc(func(ctx context.Context) (net.Conn, error) {
+		if err := fits(path); err != nil {
+			return nil, err
+		}
 		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
+		c, err := d.DialContext(ctx, "unix", path)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, top.Errorf(top.Denied, "%s belongs to another user (its owner is: ls -l %[1]s)", path)
+		}
+		return c, err
 	}, fmt.Sprintf("no answer on %s (start it: %s)", path, start))
 }
 
 // DialFunc is a client over connections that dial makes. offline is the message
-// when it cannot.
+// when it cannot and does not say why with a top.Error of its own.
 func DialFunc(dial func(context.Context) (net.Conn, error), offline string) *Client {
 	return &Client{offline: offline, answer: maxAnswer, record: maxRecord, http: &http.Client{Transport: &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
@@ -103,6 +111,7 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any, each f
 	defer res.Body.Close()
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(make([]byte, 0, min(64<<10, c.record)), c.record)
+	lines.Split(wholeLine)
 	for lines.Scan() {
 		line := bytes.Clone(lines.Bytes())
 		if err := recordError(line); err != nil {
@@ -118,6 +127,18 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any, each f
 		return c.lost(ctx, err)
 	}
 	return nil
+}
+
+// wholeLine cuts records. What follows the last newline was torn by a daemon that
+// died, and is no record.
+func wholeLine(b []byte, end bool) (int, []byte, error) {
+	if i := bytes.IndexByte(b, '\n'); i >= 0 {
+		return i + 1, b[:i], nil
+	}
+	if end {
+		return len(b), nil, nil
+	}
+	return 0, nil, nil
 }
 
 func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
@@ -171,6 +192,10 @@ func (c *Client) lost(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", top.ErrTimeout, ctx.Err())
 	case ctx.Err() != nil:
 		return ctx.Err()
+	}
+	var why *top.Error
+	if errors.As(err, &why) {
+		return why
 	}
 	return &top.Error{Kind: top.Offline, Message: c.offline}
 }
