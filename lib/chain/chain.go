@@ -12,6 +12,9 @@
 //	C5  when the disk or the consensus fails, Run ends with an error that names
 //	    the remedy: it never hangs and never goes on half alive
 //	C6  a stranger reaches the Public routes alone, over a bounded number of streams
+//	C7  what a light client says of a header, an account, a channel, a node or a
+//	    transaction is signed by the validators, or proven under what is
+//	C8  the newest header that a light client verified never goes back
 package chain
 
 import (
@@ -49,7 +52,7 @@ type Config struct {
 	External    string        // host:port that others dial, when it differs from Listen
 	Peers       []string      // ID@HOST:PORT
 	Discover    bool          // asks peers for more peers
-	EmptyBlocks time.Duration // between blocks while nothing happens; 0 is 250 ms
+	EmptyBlocks time.Duration // between blocks while nothing happens; 0 is 500 ms
 	MinFree     uint64        // bytes of disk below which the node stops; 0 is 64 MiB
 	Mesh        string        // multiaddress where light clients are answered; "" answers none
 	Ready       func() error  // called once the socket answers; may be nil

@@ -27,12 +27,12 @@ const (
 	poolBytes    = 64 << 20 // bytes that wait
 	seenTxs      = 50_000   // ids that the pool remembers
 	commitPause  = 50 * time.Millisecond
-	emptyBlocks  = 250 * time.Millisecond
+	emptyBlocks  = 500 * time.Millisecond
 	proposeWait  = time.Second
 	voteWait     = 300 * time.Millisecond
 	linkRate     = 500 << 20 // bytes a second to and from each peer
 	linkPacket   = 64 << 10
-	gossipPause  = 5 * time.Millisecond
+	gossipPause  = 10 * time.Millisecond
 	redialPause  = 500 * time.Millisecond
 	stopPatience = 4 * time.Second
 )
