@@ -82,6 +82,11 @@ func runInit(_ context.Context, c *tool.Call) error {
 	if err := chain.Setup(dir, raw, join, rand.Reader); err != nil {
 		return err
 	}
+	if c.Set("trust") {
+		if err := chain.Forget(dir); err != nil {
+			return err
+		}
+	}
 	g, err := chain.ParseGenesis(raw)
 	if err != nil {
 		return err

@@ -54,7 +54,6 @@ type Light struct {
 	evidence int        // files of such headers
 	params   api.Params // proven; zero before the first answer
 	alive    int        // peers that answered last time
-	told     top.Height // the newest header that an answer was proven by
 }
 
 const (
@@ -193,21 +192,58 @@ func (l *Light) follow(ctx context.Context) error {
 	}
 }
 
-// look asks every peer for its newest header and verifies it, and compares what
-// each has at the height that was newest before: no two of them can then follow
-// different chains for long without being seen.
+// look asks every peer for its newest header, verifies it, and compares it with
+// what the others have at that height: no two can then follow different chains
+// without being seen.
 func (l *Light) look(ctx context.Context) error {
-	before, _ := l.headers.head()
-	errs := make([]error, len(l.peers))
+	ctx, cancel := context.WithTimeout(ctx, peerWait)
+	defer cancel()
+	heads, errs := make([]*types.LightBlock, len(l.peers)), make([]error, len(l.peers))
+	l.together(func(i int, p *peer) {
+		if errs[i] = l.judge(l.begin(ctx, p)); errs[i] == nil {
+			heads[i], errs[i] = p.lightBlock(ctx, 0, 0)
+		}
+	})
+	accept := func(i int, lb *types.LightBlock) {
+		_, err := l.headers.accept(ctx, l.peers[i], lb)
+		errs[i] = l.judge(err)
+	}
+	for i, lb := range heads {
+		if lb != nil {
+			accept(i, lb)
+		}
+	}
+	l.together(func(i int, p *peer) {
+		for j, lb := range heads {
+			if heads[i] == nil || lb == nil || i == j || lb.Height >= heads[i].Height {
+				continue
+			}
+			if same, err := p.lightBlock(ctx, top.Height(lb.Height), 0); err != nil {
+				errs[i] = err
+			} else {
+				accept(i, same)
+			}
+		}
+	})
+	for i, lb := range heads {
+		if lb != nil && errs[i] != nil {
+			accept(i, lb) // now that more headers are known it may be judged
+		}
+	}
+	return l.looked(errs)
+}
+
+// together calls f with each peer, all at once, and waits.
+func (l *Light) together(f func(i int, p *peer)) {
 	var wg sync.WaitGroup
 	for i, p := range l.peers {
-		wg.Go(func() {
-			one, cancel := context.WithTimeout(ctx, peerWait)
-			defer cancel()
-			errs[i] = l.judge(l.lookAt(one, p, before.Height))
-		})
+		wg.Go(func() { f(i, p) })
 	}
 	wg.Wait()
+}
+
+// looked counts the peers that answered well. One that did is enough.
+func (l *Light) looked(errs []error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.alive = 0
@@ -222,30 +258,6 @@ func (l *Light) look(ctx context.Context) error {
 		return nil
 	}
 	return errors.Join(errs...)
-}
-
-func (l *Light) lookAt(ctx context.Context, p *peer, before top.Height) error {
-	if err := l.begin(ctx, p); err != nil {
-		return err
-	}
-	lb, err := p.lightBlock(ctx, 0, 0)
-	if err != nil {
-		return err
-	}
-	if lb, err = l.headers.accept(ctx, p, lb); err != nil {
-		return err
-	}
-	if before == 0 || lb.Height <= int64(before) {
-		return nil // what is below the newest was compared with it by its links
-	}
-	if lb, err = p.lightBlock(ctx, before, 0); err != nil {
-		return err
-	}
-	if lb.Height != int64(before) {
-		return fmt.Errorf("asked for block %s, got %d: %w", before, lb.Height, top.ErrFailed)
-	}
-	_, err = l.headers.accept(ctx, p, lb)
-	return err
 }
 
 // begin verifies the first header, unless there is one.
@@ -336,7 +348,7 @@ func (l *Light) meta(ctx context.Context, p *peer) (ledger.Params, error) {
 func (l *Light) askParams(ctx context.Context, p *peer) (r api.Params, err error) {
 	got, err := p.api.Params(ctx)
 	if err != nil {
-		return r, err
+		return r, unproven(err)
 	}
 	at, err := l.proven(ctx, p, got.At)
 	if err != nil {

@@ -32,10 +32,6 @@ const (
 	maxPeerAnswer = 4 << 20 // bytes: a transaction of maxTx in JSON, and its proof
 	maxPeerRecord = 1 << 20 // bytes
 	maxList       = 10_000  // records of a list
-
-	// lag is how many blocks an answer may be behind the newest header verified:
-	// peers are not all at the same block.
-	lag = 2
 )
 
 // lightBlock asks the peer; 0 is the newest.
@@ -64,7 +60,7 @@ func ask[T any](ctx context.Context, l *Light, patience time.Duration, f func(co
 	one, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	answers := make(chan answer, len(l.peers)) // one of each: nobody waits to give it
-	floor := l.floor()
+	floor := l.headers.floor()
 	next := time.NewTicker(hedge)
 	defer next.Stop()
 	asked := 0
@@ -143,7 +139,19 @@ func (l *Light) refusal(ctx context.Context, p *peer, patience time.Duration, er
 	if errors.As(err, &e) && error(e) == err {
 		return &top.Error{Kind: e.Kind, Message: printable(e.Message), RetryAfter: min(e.RetryAfter, maxRetry)}
 	}
-	return fmt.Errorf("the answer of %s is refused: %w", p.addr, err)
+	if errors.Is(err, top.ErrOffline) {
+		return err
+	}
+	return fmt.Errorf("the answer of %s is refused: %v: %w", p.addr, err, top.ErrFailed)
+}
+
+// unproven is an error of a peer that was to prove a thing or its absence: it
+// cannot just say that there is none.
+func unproven(err error) error {
+	if errors.Is(err, top.ErrNotFound) {
+		return fmt.Errorf("%v, without a proof: %w", err, top.ErrFailed)
+	}
+	return err
 }
 
 // printable is a stranger's text without what could steer a terminal.
@@ -166,17 +174,6 @@ func (b *behind) Error() string {
 
 func (b *behind) Unwrap() error { return top.ErrFailed }
 
-// floor is how old the header of an answer may be that is asked for now: no
-// answer is older than one given before.
-func (l *Light) floor() (h top.Height) {
-	if head, ok := l.headers.head(); ok && head.Height > lag {
-		h = head.Height - lag
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return max(h, l.told)
-}
-
 // proven verifies the header that an answer names.
 func (l *Light) proven(ctx context.Context, p *peer, at api.Header) (api.Header, error) {
 	if at.Height < max(p.floor, 1) {
@@ -184,17 +181,10 @@ func (l *Light) proven(ctx context.Context, p *peer, at api.Header) (api.Header,
 	}
 	lb, err := l.headers.verified(ctx, p, at.Height, 0)
 	if err != nil {
-		return at, err
+		return at, unproven(err)
 	}
-	l.tell(at.Height)
+	l.headers.tell(at.Height)
 	return headerOf(lb), nil
-}
-
-// tell notes the header by which an answer was proven.
-func (l *Light) tell(h top.Height) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.told = max(l.told, h)
 }
 
 // patient is a context that ends when nothing was touched for d, unless idle

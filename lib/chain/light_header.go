@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/cometbft/cometbft/light"
-	cmtproto "github.com/cometbft/cometbft/proto/tendermint/types"
 	"github.com/cometbft/cometbft/types"
 
 	"top/lib/api"
@@ -31,6 +29,10 @@ const (
 	keepHeaders    = 512              // verified headers kept in memory
 	maxWalk        = 20_000           // headers walked back by their hash links
 	maxLink        = 64               // headers walked back rather than verified by votes
+
+	// lag is how many blocks an answer may be behind the newest header verified:
+	// peers are not all at the same block.
+	lag = 2
 )
 
 // headers is the verified headers of a light client: the newest, the one that
@@ -45,8 +47,9 @@ type headers struct {
 	first *types.LightBlock // what was trusted from the start
 	last  *types.LightBlock // the newest verified
 	byH   map[int64]*types.LightBlock
-	order []int64 // of byH, oldest put first
-	saved int64   // height in the file
+	order []int64    // of byH, oldest put first
+	saved int64      // height in the file
+	told  top.Height // the newest header that an answer was proven by
 }
 
 // A source gives light blocks, true or false.
@@ -133,11 +136,11 @@ func (hs *headers) begin(ctx context.Context, from source, trust string) error {
 	} else if top.ID(lb.Hash()) != hash {
 		err = top.Errorf(top.Failed, "block %s has hash %s, --trust says %s", height, top.ID(lb.Hash()), hash)
 	}
-	if err == nil {
-		err = lb.ValidatorSet.VerifyCommitLight(hs.chain, lb.Commit.BlockID, lb.Height, lb.Commit)
-	}
 	if err != nil {
 		return fmt.Errorf("the first header is false: %w", err)
+	}
+	if err := lb.ValidatorSet.VerifyCommitLight(hs.chain, lb.Commit.BlockID, lb.Height, lb.Commit); err != nil {
+		return top.Errorf(top.Failed, "the first header is false: %v", err)
 	}
 	if hs.old(lb) {
 		return top.Errorf(top.Failed, "block %d is %s old, too old to trust its validators (start from a newer header: top-chain init --light --trust HEIGHT:HASH, as a node that you trust shows)",
@@ -193,6 +196,24 @@ func (hs *headers) newest() *types.LightBlock {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	return hs.last
+}
+
+// floor is how old the header of the next answer may be: none is older than one
+// given before.
+func (hs *headers) floor() (h top.Height) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if hs.last != nil && hs.last.Height > lag {
+		h = top.Height(hs.last.Height - lag)
+	}
+	return max(h, hs.told)
+}
+
+// tell notes the header by which an answer was proven.
+func (hs *headers) tell(h top.Height) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.told = max(hs.told, h)
 }
 
 func headerOf(lb *types.LightBlock) api.Header {
@@ -412,68 +433,4 @@ func (hs *headers) save() error {
 	hs.saved = lb.Height
 	hs.mu.Unlock()
 	return nil
-}
-
-// A conflict is two headers that cannot be of one chain, of one height or of two
-// that follow each other, and both are signed: a third of the validators or more
-// sign two chains.
-type conflict struct{ a, b *types.LightBlock }
-
-func (c *conflict) Error() string {
-	return fmt.Sprintf("validators signed two chains: block %d %s and block %d %s",
-		c.a.Height, top.ID(c.a.Hash()), c.b.Height, top.ID(c.b.Hash()))
-}
-
-func (c *conflict) Unwrap() error { return top.ErrFailed }
-
-// record writes both headers into a folder, for whoever judges.
-func (c *conflict) record(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("keep evidence: %w", err)
-	}
-	for _, lb := range []*types.LightBlock{c.a, c.b} {
-		b, err := encodeLightBlock(lb)
-		if err != nil {
-			return err
-		}
-		name := fmt.Sprintf("%d-%s.lightblock", lb.Height, top.ID(lb.Hash()).Short())
-		if err := home.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func encodeLightBlock(lb *types.LightBlock) ([]byte, error) {
-	p, err := lb.ToProto()
-	if err != nil {
-		return nil, fmt.Errorf("header %d: %w", lb.Height, err)
-	}
-	b, err := p.Marshal()
-	if err != nil {
-		return nil, fmt.Errorf("header %d: %w", lb.Height, err)
-	}
-	return b, nil
-}
-
-// maxLightBlock bounds a light block: a thousand validators and their votes.
-const maxLightBlock = 1 << 20
-
-// parseLightBlock reads a light block from a stranger. It checks the form only.
-func parseLightBlock(b []byte) (*types.LightBlock, error) {
-	if len(b) > maxLightBlock {
-		return nil, fmt.Errorf("light block: %d bytes: %w", len(b), top.ErrInvalid)
-	}
-	var p cmtproto.LightBlock
-	if err := p.Unmarshal(b); err != nil {
-		return nil, fmt.Errorf("light block: %v: %w", err, top.ErrInvalid)
-	}
-	lb, err := types.LightBlockFromProto(&p)
-	if err != nil {
-		return nil, fmt.Errorf("light block: %v: %w", err, top.ErrInvalid)
-	}
-	if lb.SignedHeader == nil || lb.Header == nil || lb.Commit == nil || lb.ValidatorSet == nil {
-		return nil, fmt.Errorf("light block: a part is missing: %w", top.ErrInvalid)
-	}
-	return lb, nil
 }

@@ -80,7 +80,7 @@ func (l *Light) header(c *sock.Call) error {
 		if err != nil {
 			return r, err
 		}
-		l.tell(top.Height(lb.Height))
+		l.headers.tell(top.Height(lb.Height))
 		b, err := encodeLightBlock(lb)
 		return api.LightBlock{Type: "light-block", Height: top.Height(lb.Height), Block: b}, err
 	})
@@ -101,7 +101,7 @@ func (l *Light) askAccount(ctx context.Context, p *peer, a top.Address) (r api.A
 	}
 	got, err := p.api.Account(ctx, a)
 	if err != nil {
-		return r, err
+		return r, unproven(err)
 	}
 	at, err := l.proven(ctx, p, got.At)
 	if err != nil {
@@ -129,7 +129,7 @@ func (l *Light) channel(c *sock.Call) error {
 	return answer(c, l, peerWait, func(ctx context.Context, p *peer) (r api.Channel, err error) {
 		got, err := p.api.Channel(ctx, id)
 		if err != nil {
-			return r, err
+			return r, unproven(err)
 		}
 		return l.checkChannel(ctx, p, id, got)
 	})
@@ -244,7 +244,7 @@ func (l *Light) node(c *sock.Call) error {
 	return answer(c, l, peerWait, func(ctx context.Context, p *peer) (r api.Node, err error) {
 		got, err := p.api.Node(ctx, id)
 		if err != nil {
-			return r, err
+			return r, unproven(err)
 		}
 		return l.checkNode(ctx, p, id, got)
 	})
@@ -455,7 +455,7 @@ func (l *Light) checkTx(ctx context.Context, p *peer, id top.ID, got api.Tx) (r 
 	if w.Outcome.Code != 0 {
 		w.Error, w.Message = kindOfCode(w.Outcome.Code, got.Error), printable(got.Message)
 	}
-	l.tell(proof.Height + 1)
+	l.headers.tell(proof.Height + 1)
 	r = txRecord(w, proof.Height, int(proof.Index), top.TimeOf(at.Time))
 	r.Proof, r.Raw = got.Proof, got.Raw
 	return r, nil

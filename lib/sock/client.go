@@ -90,7 +90,7 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		return c.lost(ctx, err)
 	}
 	if len(b) > c.answer {
-		return top.Errorf(top.Invalid, "the answer of %s is longer than %d KiB", path, c.answer>>10)
+		return fmt.Errorf("the answer of %s is longer than %d KiB: %w", path, c.answer>>10, top.ErrInvalid)
 	}
 	if out == nil {
 		return nil
@@ -122,7 +122,7 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any, each f
 		}
 	}
 	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return top.Errorf(top.Invalid, "a record of %s is longer than %d KiB", path, c.record>>10)
+		return fmt.Errorf("a record of %s is longer than %d KiB: %w", path, c.record>>10, top.ErrInvalid)
 	} else if err != nil {
 		return c.lost(ctx, err)
 	}
