@@ -95,6 +95,9 @@ func runInit(_ context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
+	if role == "validator" && len(c.Strings("fund")) == 0 {
+		c.Info("nobody owns anything on this chain, and nothing makes money later (begin with some: another --home, --fund ADDRESS=AMOUNT)")
+	}
 	r := initRecord{"init", g.Chain, string(dir), g.Hash, id, role}
 	return c.Emit(r, "%s holds chain %s as %s %s\nnow run: top-chain serve --home %[1]s", dir, g.Chain, role, id)
 }
