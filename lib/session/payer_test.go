@@ -240,3 +240,33 @@ func TestAHashChainIsSecret(t *testing.T) {
 		t.Error("the root is not the hash of the last tick")
 	}
 }
+
+// A voucher settles units that no tick paid yet: there is no tick for them on the
+// new anchor.
+func TestAVoucherSettlesWhatWasNotTicked(t *testing.T) {
+	e := newEnds(t, top.One)
+	e.begin(sid(1), vpn())
+	e.run(sid(1), 403) // a tick every 25
+	e.now = e.now.Add(session.VoucherEvery)
+	r := e.renew()
+	if r.Base[0] != 403 || e.owed() != 403*price {
+		t.Fatalf("%d units included, %s owed", r.Base[0], e.owed())
+	}
+	if c := e.payer.Show(); c[0].Ticks[0].I != 0 {
+		t.Fatalf("it shows tick %d", c[0].Ticks[0].I)
+	}
+	if ticks := e.payer.Repeat(); len(ticks) != 0 {
+		t.Fatalf("it ticks %+v", ticks)
+	}
+}
+
+// Whatever the caller says was served, no more than the cap is promised.
+func TestS2_ThePayerStopsAtTheCap(t *testing.T) {
+	e := newEnds(t, 100*price)
+	e.begin(sid(1), vpn())
+	e.payer.Served(sid(1), 1<<40)
+	e.payer.End(sid(1))
+	if r := e.renew(); r.Voucher.Amount != 100*price {
+		t.Fatalf("settles %s", r.Voucher.Amount)
+	}
+}

@@ -379,3 +379,64 @@ func TestPricesShareAChannel(t *testing.T) {
 		t.Fatalf("credit of what is free: %d", e.meter.Credit(sid(3)))
 	}
 }
+
+// A claim on a newer voucher does not say what it includes of a session that
+// runs: no tick on the old anchor counts beside it.
+func TestANewerClaimEndsASessionThatItNames(t *testing.T) {
+	e := newEnds(t, top.One)
+	e.begin(sid(1), vpn())
+	e.run(sid(1), 20)
+	tick, _ := e.payer.Served(sid(1), 21)
+	a := session.Anchor{Session: sid(1), Price: price, Root: chain("newer", 50).Root(), N: 50}
+	e.ok(e.meter.Recover(session.Claim{Voucher: e.signed(5, 20*price, a), Ticks: []session.Tick{{Session: sid(1)}}}))
+	refused(t, e.meter.Tick(e.now, tick), top.ErrDenied)
+	refused(t, e.meter.Serve(e.now, sid(1), 1), top.ErrDenied)
+	if e.owed() != 20*price {
+		t.Fatalf("owed %s", e.owed())
+	}
+}
+
+// Late ticks that come again and again, or out of order, are nobody's fault.
+func TestLateTicksCloseNoSession(t *testing.T) {
+	e := newEnds(t, top.One)
+	e.begin(sid(1), vpn())
+	e.run(sid(1), 12)
+	e.now = e.now.Add(session.VoucherEvery)
+	e.meter.Head(e.now)
+	r := e.voucher()
+	e.ok(e.meter.Serve(e.now, sid(1), 3))
+	var late []session.Tick
+	for unit := uint64(13); unit <= 15; unit++ {
+		tick, _ := e.payer.Served(sid(1), unit)
+		late = append(late, tick)
+	}
+	e.ok(e.meter.Renew(e.now, r))
+	for range 20 {
+		for _, k := range []int{2, 0, 1} {
+			e.ok(e.meter.Tick(e.now, late[k]))
+		}
+	}
+	if e.owed() != 15*price || e.meter.Credit(sid(1)) == 0 {
+		t.Fatalf("owed %s, a credit of %d", e.owed(), e.meter.Credit(sid(1)))
+	}
+}
+
+// A payer that recovered has forgotten its chains, and still proves to a provider
+// that lost its disk what it was paid.
+func TestAPayerThatRecoveredStillShows(t *testing.T) {
+	e := newEnds(t, top.One)
+	e.begin(sid(1), vpn())
+	e.run(sid(1), 30)
+	e.repeat()
+	e.ok(e.payer.Recover())
+	e.ok(e.payer.Recover(e.meter.Show()...))
+	e.meter = session.NewMeter(e.meterCfg)
+	e.ok(e.meter.Recover(e.payer.Show()...))
+	if e.owed() != 30*price {
+		t.Fatalf("owed %s", e.owed())
+	}
+	e.begin(sid(2), vpn())
+	if c := e.payer.Show(); len(c) != 1 || c[0].Voucher.Amount != 30*price {
+		t.Fatalf("after the next voucher it shows %d claims", len(c))
+	}
+}
