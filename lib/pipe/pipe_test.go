@@ -140,6 +140,30 @@ func TestP4_AQueueNeverBlocks(t *testing.T) {
 	}
 }
 
+func TestP4_AGapStandsWhereTheLossWas(t *testing.T) {
+	q := NewQueue(2)
+	next := func(want any) {
+		t.Helper()
+		if got, err := q.Next(t.Context()); err != nil || got != want {
+			t.Fatalf("%v %v, want %v", got, err, want)
+		}
+	}
+	for i := range 3 {
+		q.Put(i)
+	}
+	next(0)
+	q.Put(3) // there is room, but 2 was lost before it
+	next(1)
+	next(Gap{"gap", 2})
+	q.Put(4)
+	next(4)
+	none := NewQueue(0)
+	none.Put("x")
+	if got, err := none.Next(t.Context()); err != nil || got != (Gap{"gap", 1}) {
+		t.Errorf("no room at all: %v %v", got, err)
+	}
+}
+
 func FuzzReader(f *testing.F) {
 	f.Add([]byte("{\"type\":\"a\"}\n\nx\n{\"type\":\"b\"}"))
 	f.Fuzz(func(t *testing.T, b []byte) {

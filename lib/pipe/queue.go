@@ -25,11 +25,13 @@ type Queue struct {
 // NewQueue makes a Queue of at most limit records.
 func NewQueue(limit int) *Queue { return &Queue{limit: limit, wake: make(chan struct{}, 1)} }
 
-// Put adds a record, or counts it as lost when the queue is full. It never
-// blocks.
+// Put adds a record, or counts it as lost when the queue is full. From the first
+// that is lost on all are, until the reader was told: a record put after the loss
+// would come before the Gap, and who resumes since then would never see what was
+// lost. It never blocks.
 func (q *Queue) Put(rec any) {
 	q.mu.Lock()
-	if len(q.recs) >= q.limit {
+	if q.lost > 0 || len(q.recs) >= q.limit {
 		q.lost++
 	} else {
 		q.recs = append(q.recs, rec)
@@ -48,6 +50,7 @@ func (q *Queue) Next(ctx context.Context) (any, error) {
 		q.mu.Lock()
 		if len(q.recs) > 0 {
 			rec := q.recs[0]
+			q.recs[0] = nil
 			q.recs = q.recs[1:]
 			q.mu.Unlock()
 			return rec, nil
