@@ -31,6 +31,10 @@ const (
 	maxRecord = 8 << 20
 )
 
+// maxRetry is the longest that a caller is asked to wait: the one who asks may be
+// a stranger.
+const maxRetry = time.Hour
+
 // Dial is a client of the socket at path. start is the command that starts the
 // daemon, for the error when nobody answers: "top-chain serve".
 func Dial(path, start string) *Client {
@@ -181,7 +185,8 @@ func recordError(b []byte) error {
 	if json.Unmarshal(b, &f) != nil || f.Error == nil {
 		return nil
 	}
-	return &top.Error{Kind: f.Error.Kind, Message: f.Error.Message, RetryAfter: time.Duration(f.Error.RetryMs) * time.Millisecond}
+	ms := max(0, min(f.Error.RetryMs, maxRetry.Milliseconds()))
+	return &top.Error{Kind: f.Error.Kind, Message: f.Error.Message, RetryAfter: time.Duration(ms) * time.Millisecond}
 }
 
 // lost turns a transport's error into a kind: the caller's own cancelling and
