@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -229,15 +230,15 @@ func TestK2_TheDecision(t *testing.T) {
 }
 
 // looks and changes count what came through.
-func looks(looked, changed *int) []Route {
+func looks(looked, changed *atomic.Int32) []Route {
 	return []Route{
-		{Method: "GET", Path: "/v1/look", Handle: func(c *Call) error { *looked++; return c.JSON(true) }},
-		{Method: "POST", Path: "/v1/change", Access: Write, Handle: func(c *Call) error { *changed++; return c.JSON(true) }},
+		{Method: "GET", Path: "/v1/look", Handle: func(c *Call) error { looked.Add(1); return c.JSON(true) }},
+		{Method: "POST", Path: "/v1/change", Access: Write, Handle: func(c *Call) error { changed.Add(1); return c.JSON(true) }},
 	}
 }
 
 func TestK2_AWebPageIsRefused(t *testing.T) {
-	var looked, changed int
+	var looked, changed atomic.Int32
 	s := serve(t, Config{Routes: looks(&looked, &changed)})
 	for _, header := range []string{"Origin", "Referer"} {
 		for _, q := range [][2]string{{"GET", "/v1/look"}, {"POST", "/v1/change"}, {"GET", "/v1/"}, {"GET", "/v1/metrics"}} {
@@ -246,10 +247,10 @@ func TestK2_AWebPageIsRefused(t *testing.T) {
 			}
 		}
 	}
-	if looked+changed != 0 {
+	if looked.Load()+changed.Load() != 0 {
 		t.Error("a page came through")
 	}
-	if err := s.Post(t.Context(), "/v1/change", nil, nil); err != nil || changed != 1 {
+	if err := s.Post(t.Context(), "/v1/change", nil, nil); err != nil || changed.Load() != 1 {
 		t.Errorf("the owner: %v", err)
 	}
 }
@@ -310,7 +311,7 @@ func TestK2_AnotherUserChangesNothing(t *testing.T) {
 	if uid == 0 {
 		uid, exe = 65534, readableSelf(t)
 	}
-	var looked, changed int
+	var looked, changed atomic.Int32
 	s := serve(t, Config{Routes: looks(&looked, &changed)})
 	call := func() (said []string) {
 		_, lines := child(t, exe, "call", s.path, uid)
@@ -320,7 +321,7 @@ func TestK2_AnotherUserChangesNothing(t *testing.T) {
 		return said
 	}
 	if uid == os.Getuid() {
-		if said := call(); len(said) != 2 || looked != 1 || changed != 1 {
+		if said := call(); len(said) != 2 || looked.Load() != 1 || changed.Load() != 1 {
 			t.Errorf("the owner: %q", said)
 		}
 		return
@@ -334,7 +335,7 @@ func TestK2_AnotherUserChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		said := call()
-		if len(said) != 2 || looked+changed != 0 {
+		if len(said) != 2 || looked.Load()+changed.Load() != 0 {
 			t.Fatalf("round %d: %q", round, said)
 		}
 		for _, line := range said {
@@ -348,8 +349,8 @@ func TestK2_AnotherUserChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := call()
-	if len(said) != 2 || strings.TrimSpace(said[0]) != "<nil>" || looked != 1 || changed != 0 ||
+	if len(said) != 2 || strings.TrimSpace(said[0]) != "<nil>" || looked.Load() != 1 || changed.Load() != 0 ||
 		!strings.HasPrefix(said[1], "denied only the owner of this daemon may POST /v1/change") {
-		t.Errorf("%q, looked %d, changed %d", said, looked, changed)
+		t.Errorf("%q, looked %d, changed %d", said, looked.Load(), changed.Load())
 	}
 }
