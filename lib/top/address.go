@@ -19,7 +19,8 @@ const (
 
 // ParseAddress reads "top1…" and refuses a wrong checksum, prefix or length.
 func ParseAddress(s string) (a Address, err error) {
-	return a, parseBech32m(a[:], addressPrefix, s)
+	err = parseBech32m(a[:], addressPrefix, s)
+	return a, err
 }
 
 func (a Address) String() string { return bech32m(addressPrefix, a[:]) }
@@ -31,13 +32,15 @@ func (a Address) IsZero() bool { return a == Address{} }
 func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
 // UnmarshalText reads "top1…".
-func (a *Address) UnmarshalText(b []byte) (err error) {
-	*a, err = ParseAddress(string(b))
-	return err
+func (a *Address) UnmarshalText(b []byte) error {
+	return parseBech32m(a[:], addressPrefix, string(b))
 }
 
 // ParseNodeID reads "topnode1…".
-func ParseNodeID(s string) (n NodeID, err error) { return n, parseBech32m(n[:], nodePrefix, s) }
+func ParseNodeID(s string) (n NodeID, err error) {
+	err = parseBech32m(n[:], nodePrefix, s)
+	return n, err
+}
 
 func (n NodeID) String() string { return bech32m(nodePrefix, n[:]) }
 
@@ -48,9 +51,8 @@ func (n NodeID) IsZero() bool { return n == NodeID{} }
 func (n NodeID) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
 
 // UnmarshalText reads "topnode1…".
-func (n *NodeID) UnmarshalText(b []byte) (err error) {
-	*n, err = ParseNodeID(string(b))
-	return err
+func (n *NodeID) UnmarshalText(b []byte) error {
+	return parseBech32m(n[:], nodePrefix, string(b))
 }
 
 // Bech32m is BIP-350, for a payload of whole bytes.
@@ -83,6 +85,7 @@ func bech32m(prefix string, data []byte) string {
 	return s.String()
 }
 
+// parseBech32m leaves dst as it is when it refuses s.
 func parseBech32m(dst []byte, prefix, s string) error {
 	bad := func(why string) error {
 		return fmt.Errorf("address %q: %s: %w", s, why, ErrInvalid)
@@ -107,18 +110,18 @@ func parseBech32m(dst []byte, prefix, s string) error {
 		return bad("a typing error: its checksum is wrong")
 	}
 	var acc, bits uint
-	n := 0
+	data := make([]byte, 0, len(dst))
 	for _, g := range groups[:want-6] {
 		acc, bits = acc<<5|uint(g), bits+5
 		if bits >= 8 {
 			bits -= 8
-			dst[n] = byte(acc >> bits)
-			n++
+			data = append(data, byte(acc>>bits))
 		}
 	}
 	if acc&(1<<bits-1) != 0 {
 		return bad("bits left over")
 	}
+	copy(dst, data)
 	return nil
 }
 

@@ -103,7 +103,8 @@ type ID [32]byte
 // ParseID reads the text form.
 func ParseID(s string) (ID, error) {
 	var id ID
-	return id, parseHex(id[:], s, "id")
+	err := parseHex(id[:], s, "id")
+	return id, err
 }
 
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
@@ -126,7 +127,8 @@ type SessionID [16]byte
 // ParseSessionID reads the text form.
 func ParseSessionID(s string) (SessionID, error) {
 	var id SessionID
-	return id, parseHex(id[:], s, "session")
+	err := parseHex(id[:], s, "session")
+	return id, err
 }
 
 func (id SessionID) String() string { return hex.EncodeToString(id[:]) }
@@ -150,7 +152,8 @@ func ParseChainID(s string) (ChainID, error) {
 	if !ok {
 		return id, fmt.Errorf("chain id %q: does not begin with %q: %w", s, chainPrefix, ErrInvalid)
 	}
-	return id, parseHex(id[:], rest, "chain id")
+	err := parseHex(id[:], rest, "chain id")
+	return id, err
 }
 
 func (id ChainID) String() string { return chainPrefix + hex.EncodeToString(id[:]) }
@@ -164,12 +167,15 @@ func (id *ChainID) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
+// parseHex leaves dst as it is when it refuses s.
 func parseHex(dst []byte, s, what string) error {
 	if len(s) != 2*len(dst) || strings.ToLower(s) != s {
 		return fmt.Errorf("%s %q: want %d lower-case hex digits: %w", what, s, 2*len(dst), ErrInvalid)
 	}
-	if _, err := hex.Decode(dst, []byte(s)); err != nil {
+	b, err := hex.DecodeString(s)
+	if err != nil {
 		return fmt.Errorf("%s %q: want lower-case hex digits: %w", what, s, ErrInvalid)
 	}
+	copy(dst, b)
 	return nil
 }

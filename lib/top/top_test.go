@@ -135,6 +135,44 @@ func TestT2_IDs(t *testing.T) {
 	}
 }
 
+// A value that is refused changes nothing: neither what is returned nor what it
+// would have been read into.
+func TestT2_ARefusedValueIsNone(t *testing.T) {
+	digits := strings.Repeat("ab", 31)
+	if id, err := ParseID(digits + "xx"); err == nil || !id.IsZero() {
+		t.Error(id, err)
+	}
+	if id, err := ParseSessionID(digits[:30] + "xx"); err == nil || id != (SessionID{}) {
+		t.Error(id, err)
+	}
+	if id, err := ParseChainID("top-" + digits[:14] + "xx"); err == nil || id != (ChainID{}) {
+		t.Error(id, err)
+	}
+	// 52 groups hold 260 bits, four more than an address: they are zero. This one
+	// has the right checksum and another last group.
+	var a Address
+	s := a.String()
+	groups := make([]byte, 52+6)
+	groups[51] = 1
+	sum := bech32Polymod("top", groups) ^ bech32mConst
+	text := "top1"
+	for _, g := range groups[:52] {
+		text += string(bech32Alphabet[g])
+	}
+	for i := range 6 {
+		text += string(bech32Alphabet[sum>>(5*(5-i))&31])
+	}
+	if got, err := ParseAddress(text); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "bits left over") || !got.IsZero() || len(text) != len(s) {
+		t.Errorf("%s: %s %v", text, got, err)
+	}
+	for _, v := range []interface{ UnmarshalText([]byte) error }{&ID{1}, &SessionID{1}, &Address{1}, &NodeID{1}} {
+		was := fmt.Sprint(v)
+		if err := v.UnmarshalText([]byte(digits + "xx")); !errors.Is(err, ErrInvalid) || fmt.Sprint(v) != was {
+			t.Errorf("%T: %s, was %s: %v", v, v, was, err)
+		}
+	}
+}
+
 func TestRecordsOfEveryType(t *testing.T) {
 	type all struct {
 		A Amount
