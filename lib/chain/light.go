@@ -1,6 +1,7 @@
 package chain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,8 @@ type LightConfig struct {
 	Ready func() error // called once the socket answers; may be nil
 	Log   *slog.Logger // nil is silent
 
-	dial func(ctx context.Context, addr string) (net.Conn, error) // nil: over the mesh
+	dial     func(ctx context.Context, addr string) (net.Conn, error) // nil: over the mesh
+	patience time.Duration                                            // with a peer whose stream is silent; 0 is peerWait
 }
 
 // Light is a light client: it believes nothing but the validators' signatures
@@ -66,6 +68,7 @@ func NewLight(cfg LightConfig) (l *Light, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	cfg.patience = cmp.Or(cfg.patience, peerWait)
 	l = &Light{cfg: cfg, files: files{cfg.Home}, start: time.Now()}
 	if l.raw, err = LoadGenesis(cfg.Home); err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func (l *Light) events(c *sock.Call) error {
 	e := &eventCheck{l: l, c: c, last: top.Height(since)}
 	e.since.Store(since)
 	return l.eachPeer(c.Context(), func(ctx context.Context, p *peer) error {
-		ctx, touch, stop := patient(ctx, peerWait, func() bool {
+		ctx, touch, stop := patient(ctx, l.cfg.patience, func() bool {
 			head, _ := l.headers.head()
 			return uint64(head.Height) <= e.since.Load()+lag
 		})

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	cometed "github.com/cometbft/cometbft/crypto/ed25519"
 	"github.com/cometbft/cometbft/types"
 
 	"top/lib/api"
@@ -110,10 +109,7 @@ func (w *world) resign(height, n int, change func(*types.Header)) *types.LightBl
 // stranger is the world with validators that nobody chose.
 func (w *world) stranger() *world {
 	s := *w
-	s.vals = nil
-	for i := range w.vals {
-		s.vals = append(s.vals, cometed.GenPrivKeyFromSecret([]byte{0xff, byte(i)}))
-	}
+	s.vals = otherKeys(len(w.vals))
 	return &s
 }
 
@@ -435,10 +431,13 @@ func TestC8_TheNewestHeaderNeverGoesBack(t *testing.T) {
 		t.Errorf("newest %d, %v", lb.Height, err)
 	}
 
-	// After a crash it goes on from where it was. The last save stands for one
-	// that a kill -9 leaves: stop would write nothing newer.
-	eventually(t, "the header on disk", func() bool { _, err := os.Stat(l.files.light()); return err == nil })
+	// After kill -9 it goes on from what was on disk at that moment.
+	var kept []byte
+	eventually(t, "the header on disk", func() bool { kept, err = os.ReadFile(l.files.light()); return err == nil })
 	if err := l.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(l.files.light(), kept, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg.Sock = ""
@@ -729,5 +728,233 @@ func TestSubmitAsksEveryPeer(t *testing.T) {
 	refused(t, err, top.ErrDenied, "this one is")
 	if got.Load() != 0 {
 		t.Errorf("%d false transactions were handed on", got.Load())
+	}
+}
+
+func TestValidatorsMayChange(t *testing.T) {
+	w := newWorld(t).growTo(4)
+	w.next = otherKeys(5)
+	w.growTo(20)
+	l := w.lightOf(&liar{world: w})
+	l.settled(t, 20)
+	// Strangers whom no header named sign as well as anybody.
+	s := newWorld(t).growTo(4)
+	s.grow()
+	s.vals = otherKeys(5)
+	s.growTo(20)
+	l = s.lightOf(&liar{world: s})
+	eventually(t, "the last header of the validators known", func() bool { h, _ := l.headers.head(); return h.Height >= 5 })
+	_, err := l.api.LightBlock(t.Context(), 20, 0)
+	refused(t, err, top.ErrFailed, "next validators")
+	if h, _ := l.headers.head(); h.Height != 5 {
+		t.Errorf("newest %d", h.Height)
+	}
+}
+
+func TestOldBlocksAreProvenByLinks(t *testing.T) {
+	w := newWorld(t).growTo(2)
+	pay := w.pay(someone(2), top.One)
+	w.grow(pay)
+	w.growTo(30)
+	trust := fmt.Sprintf("20:%s", top.ID(w.blocks[19].lb.Hash()))
+	fake := w.fork(2)
+	fakePay := fake.pay(someone(2), 5*top.One)
+	fake.grow(fakePay)
+	fake.growTo(30)
+	for _, tc := range []struct {
+		name  string
+		liar  *liar
+		words string // "" is proven
+		keeps int    // evidence
+	}{
+		{"true", &liar{world: w}, "", 0},
+		{"a header between is unsigned", &liar{world: w, header: func(h int) *types.LightBlock {
+			if h == 10 {
+				return w.resign(10, 1, func(x *types.Header) { x.AppHash = make([]byte, 32) })
+			}
+			return nil
+		}}, "header 10 is false", 0},
+		{"another header between", &liar{world: w, header: func(h int) *types.LightBlock {
+			if h == 10 {
+				return w.blocks[10].lb
+			}
+			return nil
+		}}, "asked for block 10, got 11", 0},
+		{"a chain that was signed too", &liar{world: fake, header: func(h int) *types.LightBlock {
+			if h >= 15 {
+				return w.blocks[h-1].lb
+			}
+			return nil
+		}}, "validators signed two chains", 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := w.config(tc.liar)
+			cfg.Trust = trust
+			l := startLight(t, cfg)
+			l.settled(t, 30)
+			id := ledger.ID(pay)
+			if tc.keeps > 0 {
+				id = ledger.ID(fakePay)
+			}
+			r, err := l.api.Tx(t.Context(), id, 0)
+			if tc.words == "" {
+				if err != nil || r.Height != 3 || !r.OK {
+					t.Errorf("%+v, %v", r, err)
+				}
+				return
+			}
+			refused(t, err, top.ErrFailed, tc.words)
+			if s, err := l.api.Status(t.Context()); err != nil || s.Evidence != tc.keeps {
+				t.Errorf("evidence %d, %v", s.Evidence, err)
+			}
+		})
+	}
+}
+
+func TestTrustBeginsWhereItSays(t *testing.T) {
+	w := newWorld(t)
+	f := &liar{world: w, height: 9}
+	w.growTo(12)
+	at := func(h int) string { return fmt.Sprintf("%d:%s", h, top.ID(w.blocks[h-1].lb.Hash())) }
+	cfg := w.config(f)
+	l := startLight(t, cfg)
+	l.settled(t, 9)
+	if err := l.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name, trust string
+		begins      top.Height
+		words       string
+	}{
+		{"none", "", 9, ""},
+		{"older", at(3), 9, ""},
+		{"the same", at(9), 9, ""},
+		{"newer", at(12), 12, ""},
+		{"another", "9:" + strings.Repeat("00", 32), 0, "--trust says 00"},
+	} {
+		hs := &headers{chain: w.chain.String(), path: l.files.light(), now: time.Now, byH: map[int64]*types.LightBlock{}}
+		err := hs.load(tc.trust)
+		if err == nil && hs.last == nil {
+			err = hs.begin(t.Context(), &sourceOf{w}, tc.trust)
+		}
+		if tc.words != "" {
+			refused(t, err, top.ErrFailed, tc.words)
+		} else if err != nil || top.Height(hs.first.Height) != tc.begins {
+			t.Errorf("%s: begins at %+v, %v", tc.name, hs.first, err)
+		}
+	}
+	// A header that is too old verifies nothing: --trust replaces it, without it
+	// the client says so.
+	late := func() time.Time { return time.Now().Add(trustingPeriod) }
+	hs := &headers{chain: w.chain.String(), path: l.files.light(), now: late, byH: map[int64]*types.LightBlock{}}
+	if err := hs.load(at(3)); err != nil || hs.last != nil {
+		t.Errorf("an old header: %v, %v", hs.last, err)
+	}
+	if err := hs.load(""); err != nil {
+		t.Fatal(err)
+	}
+	_, err := hs.accept(t.Context(), &sourceOf{w}, w.blocks[11].lb)
+	refused(t, err, top.ErrFailed, "top-chain init --light --trust")
+	if err := os.WriteFile(l.files.light(), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, hs.load(""), top.ErrInvalid, "is damaged")
+	if err := Forget(cfg.Home); err != nil {
+		t.Fatal(err)
+	}
+	if err := Forget(cfg.Home); err != nil {
+		t.Errorf("forget twice: %v", err)
+	}
+}
+
+// sourceOf gives the blocks of a world.
+type sourceOf struct{ *world }
+
+func (s *sourceOf) lightBlock(_ context.Context, h top.Height, _ time.Duration) (*types.LightBlock, error) {
+	return s.blocks[h-1].lb, nil
+}
+
+func TestAnOldHeadIsStale(t *testing.T) {
+	for age, stale := range map[time.Duration]bool{30 * time.Second: false, 30*time.Second + staleAfter: true} {
+		w := newWorldOf(t, age).growTo(1)
+		l := w.lightOf(&liar{world: w})
+		l.settled(t, 1)
+		s, err := l.api.Status(t.Context())
+		if err != nil || s.Stale != stale {
+			t.Errorf("a head %s after the genesis %s ago: stale %v, %v", w.time(1), age, s.Stale, err)
+		}
+		if err := l.health(); (err != nil) != stale {
+			t.Errorf("health: %v", err)
+		}
+	}
+}
+
+func TestASilentStreamIsLeft(t *testing.T) {
+	w := newWorld(t).growTo(9)
+	silent := &liar{world: w, events: func(c *sock.Call, _ top.Height) error { <-c.Context().Done(); return nil }}
+	cfg := w.config(silent, &liar{world: w})
+	cfg.patience = 50 * time.Millisecond
+	l := startLight(t, cfg)
+	l.settled(t, 9)
+	lines, err := told(t, l, 2, 6)
+	if err != nil || lines[0] != "block 3 of 0" {
+		t.Errorf("beside a silent peer: %v, %v", lines, err)
+	}
+	// Alone it is named.
+	cfg = w.config(silent)
+	cfg.patience = 50 * time.Millisecond
+	l = startLight(t, cfg)
+	l.settled(t, 9)
+	_, err = told(t, l, 2, -1)
+	refused(t, err, top.ErrOffline, "keeps back")
+	// Where there is nothing to show, silence is no lie.
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- l.api.Events(ctx, 9, func(json.RawMessage) error { return nil }) }()
+	idle := time.NewTimer(10 * cfg.patience)
+	defer idle.Stop()
+	select {
+	case err := <-ended:
+		t.Errorf("an idle stream ended: %v", err)
+	case <-idle.C:
+	}
+	cancel()
+}
+
+func TestHistoryOfOthersIsRefused(t *testing.T) {
+	w := newWorld(t).growTo(3)
+	bob := someone(1)
+	entry := func(a top.Address, seq top.Count) api.Entry {
+		return api.Entry{Type: "entry", Account: a, Seq: seq, Kind: "trans\x1b[2Jfer", Way: "in", Amount: 5}
+	}
+	for _, tc := range []struct {
+		name  string
+		tells []api.Entry
+		want  int
+		words string
+	}{
+		{"true", []api.Entry{entry(bob, 1), entry(bob, 2)}, 2, ""},
+		{"nothing", nil, 0, ""},
+		{"of another", []api.Entry{entry(bob, 1), entry(someone(2), 2)}, 1, "does not belong"},
+		{"again", []api.Entry{entry(bob, 1), entry(bob, 1)}, 1, "does not belong"},
+		{"more than asked for", []api.Entry{entry(bob, 1), entry(bob, 2), entry(bob, 3), entry(bob, 4)}, 3, "does not belong"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := w.lightOf(&liar{world: w, history: func(c *sock.Call) error { return records(c, tc.tells) }})
+			got := 0
+			err := l.api.History(t.Context(), bob, 0, 3, func(e api.Entry) error {
+				if got++; e.Kind != "trans[2Jfer" || e.Account != bob || int(e.Seq) != got {
+					t.Errorf("entry %+v", e)
+				}
+				return nil
+			})
+			if got != tc.want || (tc.words == "") != (err == nil) {
+				t.Errorf("%d entries, %v", got, err)
+			}
+			if tc.words != "" {
+				refused(t, err, top.ErrFailed, tc.words)
+			}
+		})
 	}
 }

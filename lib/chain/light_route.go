@@ -324,7 +324,7 @@ func (l *Light) history(c *sock.Call) error {
 		if limit > 0 && sent >= limit {
 			return nil
 		}
-		ctx, touch, stop := patient(ctx, peerWait, func() bool { return false })
+		ctx, touch, stop := patient(ctx, l.cfg.patience, func() bool { return false })
 		defer stop()
 		left := 0 // all
 		if limit > 0 {

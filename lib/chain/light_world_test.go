@@ -34,6 +34,8 @@ type world struct {
 	blocks  []*block      // blocks[0] is height 1
 	rich    keys.Private
 	nonce   uint64
+	age     time.Duration     // of the genesis
+	next    []cometed.PrivKey // validators from the next block on; nil are the same
 }
 
 // A block is a header with its votes, and what is proven against it.
@@ -47,18 +49,22 @@ type block struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, chain: top.ChainID{1, 2, 3}, rich: keys.FromSeed([32]byte{0xaa})}
+	return newWorldOf(t, time.Minute)
+}
+
+// newWorldOf is a world whose genesis has an age; its first block is half a
+// minute younger.
+func newWorldOf(t *testing.T, age time.Duration) *world {
+	t.Helper()
+	w := &world{t: t, age: age, chain: top.ChainID{1, 2, 3}, rich: keys.FromSeed([32]byte{0xaa})}
 	var pubs [][32]byte
 	for i := range 4 {
 		k := cometed.GenPrivKeyFromSecret([]byte{byte(i)})
 		w.vals, pubs = append(w.vals, k), append(pubs, [32]byte(k.PubKey().Bytes()))
 	}
-	// CometBFT's order of validators of equal power.
-	slices.SortFunc(w.vals, func(a, b cometed.PrivKey) int {
-		return bytes.Compare(a.PubKey().Address(), b.PubKey().Address())
-	})
+	sortKeys(w.vals)
 	g := ledger.Genesis{
-		Params: ledger.DefaultParams(w.chain), Time: uint64(time.Now().Add(-time.Minute).Unix()),
+		Params: ledger.DefaultParams(w.chain), Time: uint64(time.Now().Add(-age).Unix()),
 		Accounts: []ledger.GenesisAccount{{Address: w.rich.Public(), Balance: 1000 * top.One}, {Address: someone(1), Balance: top.One}},
 	}
 	var err error
@@ -69,6 +75,22 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// sortKeys puts validators of equal power into CometBFT's order.
+func sortKeys(keys []cometed.PrivKey) {
+	slices.SortFunc(keys, func(a, b cometed.PrivKey) int {
+		return bytes.Compare(a.PubKey().Address(), b.PubKey().Address())
+	})
+}
+
+// otherKeys are validators that no genesis names.
+func otherKeys(n int) (keys []cometed.PrivKey) {
+	for i := range n {
+		keys = append(keys, cometed.GenPrivKeyFromSecret([]byte{0xff, byte(i)}))
+	}
+	sortKeys(keys)
+	return keys
 }
 
 // fork is the same chain up to height, which goes on another way.
@@ -87,9 +109,11 @@ func (w *world) load(b []byte) *ledger.State {
 	return s
 }
 
-func (w *world) set() *types.ValidatorSet {
+func (w *world) set() *types.ValidatorSet { return setOf(w.vals) }
+
+func setOf(keys []cometed.PrivKey) *types.ValidatorSet {
 	var vs []*types.Validator
-	for _, k := range w.vals {
+	for _, k := range keys {
 		vs = append(vs, types.NewValidator(k.PubKey(), 10))
 	}
 	return types.NewValidatorSet(vs)
@@ -145,7 +169,13 @@ func (w *world) grow(raws ...[]byte) *block {
 		b.rows = append(b.rows, row{ID: ledger.ID(raw), Kind: t.Body.Kind().String(), From: from, Outcome: o, Error: string(r.Kind), Message: r.Message, Size: uint32(len(raw))})
 	}
 	header.DataHash = b.txs.Hash()
+	if w.next != nil {
+		header.NextValidatorsHash = setOf(w.next).Hash()
+	}
 	b.lb = w.sign(header, len(w.vals))
+	if w.next != nil {
+		w.vals, w.next = w.next, nil
+	}
 	w.blocks = append(w.blocks, b)
 	return b
 }
