@@ -161,7 +161,7 @@ func TestDenyStrangerOnASocket(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if code := exitCode(try()); code != top.Offline.Exit() {
+	if code := exitCode(try()); code != top.Denied.Exit() {
 		t.Errorf("behind a closed folder: exit %d", code)
 	}
 	for _, p := range []string{string(n.home("alice")), n.home("alice").Path("run")} {
