@@ -5,7 +5,9 @@
 // draws randomness, and it imports nothing of ours.
 //
 //	T1  an amount never wraps: every sum, difference and product is checked
-//	T2  every value has one text form, and parsing refuses every other
+//	T2  every value has one text form in a record, and parsing refuses every
+//	    other; people may also write an amount with zeros to spare, and an
+//	    instant in any form of RFC 3339
 //	T3  every kind has one exit code and one HTTP status
 package top
 
@@ -68,31 +70,59 @@ func parseCount(s string) (uint64, error) {
 	return n, nil
 }
 
-// Time is an instant in a record: RFC 3339, UTC, milliseconds.
+// Time is an instant in a record: RFC 3339, UTC, milliseconds, in the years 0 to
+// 9999, which are all that RFC 3339 can write. An instant outside them, as a
+// stranger may put into a channel's expiry, becomes the nearest within.
 type Time struct{ time.Time }
 
 const timeForm = "2006-01-02T15:04:05.000Z"
 
+// The first and the last instant of a record, in milliseconds since 1970.
+const firstMs, lastMs = -62_167_219_200_000, 253_402_300_799_999
+
 // TimeOf cuts t to the resolution of records.
-func TimeOf(t time.Time) Time { return Time{t.UTC().Truncate(time.Millisecond)} }
+func TimeOf(t time.Time) Time {
+	switch y := t.UTC().Year(); {
+	case y < 0:
+		return UnixMilli(firstMs)
+	case y > 9999:
+		return UnixMilli(lastMs)
+	}
+	return Time{t.UTC().Truncate(time.Millisecond)}
+}
 
 // UnixMilli is the Time of a count of milliseconds since 1970.
-func UnixMilli(ms int64) Time { return Time{time.UnixMilli(ms).UTC()} }
+func UnixMilli(ms int64) Time {
+	return Time{time.UnixMilli(max(firstMs, min(ms, lastMs))).UTC()}
+}
 
 // String is the RFC 3339 form.
-func (t Time) String() string { return t.UTC().Format(timeForm) }
+func (t Time) String() string { return TimeOf(t.Time).Format(timeForm) }
+
+// MarshalText writes the RFC 3339 form.
+func (t Time) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads any RFC 3339 instant.
+func (t *Time) UnmarshalText(b []byte) error {
+	v, err := time.Parse(time.RFC3339Nano, string(b))
+	if err != nil {
+		return fmt.Errorf("time %q: not RFC 3339: %w", b, ErrInvalid)
+	}
+	*t = TimeOf(v)
+	return nil
+}
 
 // MarshalJSON writes the RFC 3339 form.
 func (t Time) MarshalJSON() ([]byte, error) { return []byte(`"` + t.String() + `"`), nil }
 
 // UnmarshalJSON reads any RFC 3339 instant.
 func (t *Time) UnmarshalJSON(b []byte) error {
-	v, err := time.Parse(time.RFC3339Nano, strings.Trim(string(b), `"`))
-	if err != nil {
-		return fmt.Errorf("time %s: not RFC 3339: %w", b, ErrInvalid)
+	s, ok := strings.CutPrefix(string(b), `"`)
+	s, end := strings.CutSuffix(s, `"`)
+	if !ok || !end {
+		return fmt.Errorf("time %s: want a string: %w", b, ErrInvalid)
 	}
-	*t = TimeOf(v)
-	return nil
+	return t.UnmarshalText([]byte(s))
 }
 
 // ID names a channel, a transaction, a root or a digest by its 32 bytes of

@@ -173,6 +173,62 @@ func TestT2_ARefusedValueIsNone(t *testing.T) {
 	}
 }
 
+// A channel that expires in the year 36812 once made every list that held it
+// unreadable.
+func TestT2_TimesThatRFC3339CannotWrite(t *testing.T) {
+	for want, got := range map[string]Time{
+		"9999-12-31T23:59:59.999Z": UnixMilli(math.MaxInt64),
+		"0000-01-01T00:00:00.000Z": UnixMilli(math.MinInt64),
+		"1970-01-01T00:00:00.001Z": UnixMilli(1),
+		"0001-01-01T00:00:00.000Z": {},
+	} {
+		if got.String() != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		for _, at := range []Time{got, {got.AddDate(0, 0, 0)}, TimeOf(got.Time)} {
+			b, err := json.Marshal(at)
+			var back Time
+			if err != nil || string(b) != `"`+want+`"` || json.Unmarshal(b, &back) != nil || back != got {
+				t.Errorf("%s, want %s: %v", b, want, err)
+			}
+			if b, err := at.MarshalText(); err != nil || string(b) != want {
+				t.Errorf("%s, want %s: %v", b, want, err)
+			}
+		}
+	}
+	for _, year := range []int{10_000, 36_812, -1, 1 << 30} {
+		b, err := json.Marshal(TimeOf(time.Date(year, 6, 1, 0, 0, 0, 0, time.UTC)))
+		if err != nil || json.Unmarshal(b, new(Time)) != nil {
+			t.Errorf("the year %d: %s %v", year, b, err)
+		}
+		raw := Time{time.Date(year, 6, 1, 0, 0, 0, 0, time.UTC)}
+		if b, err := json.Marshal(raw); err != nil || json.Unmarshal(b, new(Time)) != nil {
+			t.Errorf("the year %d, uncut: %s %v", year, b, err)
+		}
+	}
+	for _, bad := range []string{`null`, `5`, `""`, `"`, `"2026-01-02"`, `"2026-01-02T03:04:05"`, `2026-01-02T03:04:05Z`, `"2026-13-02T03:04:05Z"`} {
+		was := UnixMilli(5)
+		if err := was.UnmarshalJSON([]byte(bad)); !errors.Is(err, ErrInvalid) || was != UnixMilli(5) {
+			t.Errorf("%s: %s %v", bad, was, err)
+		}
+	}
+}
+
+func FuzzTime(f *testing.F) {
+	f.Add("2026-01-02T03:04:05.678Z")
+	f.Add("0000-01-01T00:00:00+23:59")
+	f.Add("9999-12-31T23:59:59.9999-23:59")
+	f.Fuzz(func(t *testing.T, s string) {
+		var a, b Time
+		if a.UnmarshalText([]byte(s)) != nil {
+			return
+		}
+		if err := b.UnmarshalText([]byte(a.String())); err != nil || a != b {
+			t.Fatalf("%q is %s, which is %s: %v", s, a, b, err)
+		}
+	})
+}
+
 func TestRecordsOfEveryType(t *testing.T) {
 	type all struct {
 		A Amount
