@@ -121,8 +121,12 @@ func (d *Decoder) Raw(n int) []byte {
 	return v
 }
 
-// Fill reads len(dst) bytes into dst.
-func (d *Decoder) Fill(dst []byte) { copy(dst, d.Raw(len(dst))) }
+// Fill reads len(dst) bytes into dst, or zeros it after an error.
+func (d *Decoder) Fill(dst []byte) {
+	v := d.Raw(len(dst))
+	copy(dst, v)
+	clear(dst[len(v):])
+}
 
 // Byte reads one byte.
 func (d *Decoder) Byte() byte {
@@ -208,7 +212,7 @@ func (d *Decoder) String(limit int) string { return string(d.Bytes(limit)) }
 // before anything is allocated (W2).
 func (d *Decoder) Count(limit, size int) int {
 	n := d.Uint()
-	if n > uint64(limit) || n*uint64(size) > uint64(len(d.b)) {
+	if n > uint64(limit) || size > 0 && n > uint64(len(d.b)/size) {
 		d.Fail("count %d: limit %d, or short", n, limit)
 		return 0
 	}

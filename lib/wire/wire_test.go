@@ -140,6 +140,62 @@ func TestW3_NothingLeftOver(t *testing.T) {
 	}
 }
 
+func TestW2_ACountThatWraps(t *testing.T) {
+	var e Encoder
+	e.Uint(1 << 61) // times 8 it is 0 in 64 bits
+	if d := Decode(e.Out(), 100); d.Count(math.MaxInt, 8) != 0 || !errors.Is(d.Err(), top.ErrInvalid) {
+		t.Errorf("2^61 things of 8 bytes in no bytes: %v", d.Err())
+	}
+	e = Encoder{}
+	e.Uint(3)
+	e.Raw(make([]byte, 6))
+	if d := Decode(e.Out(), 100); d.Count(3, 2) != 3 || d.Err() != nil {
+		t.Errorf("three things of two bytes in six: %v", d.Err())
+	}
+	if d := Decode(e.Out(), 100); d.Count(2, 2) != 0 || d.Err() == nil {
+		t.Error("three things where two may be")
+	}
+}
+
+func TestW3_AFailedFillIsZero(t *testing.T) {
+	dst := [4]byte{1, 2, 3, 4}
+	d := Decode([]byte{9, 9}, 100)
+	if d.Fill(dst[:]); dst != [4]byte{} || !errors.Is(d.Err(), top.ErrInvalid) {
+		t.Errorf("%v %v", dst, d.Err())
+	}
+}
+
+func TestRestOfTheDecoder(t *testing.T) {
+	var e Encoder
+	e.Byte(1)
+	e.Raw([]byte("rest"))
+	d := Decode(append([]byte("kept"), e.Out()...), 100)
+	if d.Raw(4); d.Byte() != 1 || d.Len() != 4 || string(d.Rest()) != "rest" || d.Err() != nil || !errors.Is(d.End(), top.ErrInvalid) {
+		t.Errorf("%d left: %v", d.Len(), d.Err())
+	}
+	if d := Decode([]byte("abc"), 3); d.Raw(-1) != nil || d.Err() == nil {
+		t.Error("less than nothing is read")
+	}
+	// What was read can be appended to without a change of what follows.
+	b := []byte("abcdef")
+	d = Decode(b, 6)
+	if _ = append(d.Raw(2), 'X'); string(b) != "abcdef" {
+		t.Errorf("%s", b)
+	}
+	to := To([]byte("a"))
+	to.String("b")
+	to.Bool(false)
+	if string(to.Out()) != "a\x01b\x00" {
+		t.Errorf("%q", to.Out())
+	}
+	if got := Digest("d", []byte("ab"), []byte("c")).String(); got != goldenDigest {
+		t.Errorf("digest %s, want %s", got, goldenDigest)
+	}
+}
+
+// goldenDigest is printf 'd\0abc' | sha256sum.
+const goldenDigest = "b7a52f8eb9626b397fb93af0a11d30988dc7aab431b2e9025a153f041a1ce480"
+
 func TestW4_DomainAndChainSeparate(t *testing.T) {
 	seen := map[string]string{}
 	for _, p := range []struct {
