@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unicode/utf8"
 
 	"top/lib/top"
 )
@@ -59,6 +60,9 @@ func (r *Reader) Next() (Record, error) {
 		if len(bytes.TrimSpace(line)) == 0 {
 			continue
 		}
+		if !utf8.Valid(line) {
+			return Record{}, fmt.Errorf("line %d: not UTF-8: %w", r.line, top.ErrInvalid)
+		}
 		var head struct {
 			Type *string `json:"type"`
 		}
@@ -95,10 +99,11 @@ func (r *Reader) readLine() ([]byte, error) {
 			return nil, io.EOF
 		}
 		r.line++
-		if long {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if long || len(line) > MaxRecord {
 			return nil, fmt.Errorf("line %d: longer than 1 MiB: %w", r.line, top.ErrInvalid)
 		}
-		return bytes.TrimRight(line, "\r\n"), nil
+		return line, nil
 	}
 }
 
@@ -125,6 +130,9 @@ func Line(v any) ([]byte, error) {
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
 		return nil, fmt.Errorf("write record: %w", err)
+	}
+	if b.Bytes()[0] != '{' {
+		return nil, fmt.Errorf("write record: %T is no object: %w", v, top.ErrInvalid)
 	}
 	if b.Len() > MaxRecord+1 {
 		return nil, fmt.Errorf("write record: %d bytes, limit 1 MiB: %w", b.Len(), top.ErrInvalid)
@@ -168,7 +176,10 @@ func ReadFrame(r io.Reader) ([]byte, error) {
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, fmt.Errorf("read frame: %w", io.ErrUnexpectedEOF)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, fmt.Errorf("read frame: %w", err)
 	}
 	return b, nil
 }

@@ -72,6 +72,55 @@ func TestP2_ABadLineCostsItself(t *testing.T) {
 	}
 }
 
+func TestP2_TheLastLineHasALimitToo(t *testing.T) {
+	fill := func(n int) string { return `{"type":"x","s":"` + strings.Repeat("y", n-len(`{"type":"x","s":""}`)) + `"}` }
+	for _, end := range []string{"", "\n"} {
+		if rec, err := NewReader(strings.NewReader(fill(MaxRecord) + end)).Next(); err != nil || len(rec.Raw) != MaxRecord {
+			t.Errorf("1 MiB before %q: %d bytes, %v", end, len(rec.Raw), err)
+		}
+		if _, err := NewReader(strings.NewReader(fill(MaxRecord+1) + end)).Next(); !errors.Is(err, top.ErrInvalid) {
+			t.Errorf("a byte more before %q: %v", end, err)
+		}
+	}
+	r := NewReader(strings.NewReader("{\"type\":\"\xff\"}\n{\"type\":\"b\"}\r\n"))
+	if _, err := r.Next(); !errors.Is(err, top.ErrInvalid) || !strings.Contains(err.Error(), "line 1: not UTF-8") {
+		t.Errorf("what is no UTF-8: %v", err)
+	}
+	if rec, err := r.Next(); err != nil || string(rec.Raw) != `{"type":"b"}` || rec.Line != 2 {
+		t.Errorf("the next line: %+v %v", rec, err)
+	}
+}
+
+func TestP1_OnlyObjectsAreWritten(t *testing.T) {
+	for _, v := range []any{nil, 5, "text", []int{1}, true, (*struct{})(nil)} {
+		if b, err := Line(v); !errors.Is(err, top.ErrInvalid) || b != nil {
+			t.Errorf("%v: %q %v", v, b, err)
+		}
+	}
+	if b, err := Line(Gap{"gap", 12}); err != nil || string(b) != `{"type":"gap","lost":"12"}`+"\n" {
+		t.Errorf("%s %v", b, err)
+	}
+	if err := NewWriter(failing{}).Write(Gap{}); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("a writer that fails: %v", err)
+	}
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestP3_AFailedReadIsNoEnd(t *testing.T) {
+	for _, sent := range []string{"", "\x00\x00", "\x00\x00\x00\x05", "\x00\x00\x00\x05abc"} {
+		broken := io.MultiReader(strings.NewReader(sent), iotest.ErrReader(io.ErrClosedPipe))
+		if _, err := ReadFrame(broken); !errors.Is(err, io.ErrClosedPipe) || errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("after %q: %v", sent, err)
+		}
+	}
+	if err := WriteFrame(io.Discard, nil); !errors.Is(err, top.ErrInvalid) {
+		t.Errorf("an empty frame, which would end the stream: %v", err)
+	}
+}
+
 func TestP3_Frames(t *testing.T) {
 	var b bytes.Buffer
 	for _, f := range []string{"one", strings.Repeat("z", MaxRecord)} {
