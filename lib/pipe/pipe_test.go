@@ -73,7 +73,9 @@ func TestP2_ABadLineCostsItself(t *testing.T) {
 }
 
 func TestP2_TheLastLineHasALimitToo(t *testing.T) {
-	fill := func(n int) string { return `{"type":"x","s":"` + strings.Repeat("y", n-len(`{"type":"x","s":""}`)) + `"}` }
+	fill := func(n int) string {
+		return `{"type":"x","s":"` + strings.Repeat("y", n-len(`{"type":"x","s":""}`)) + `"}`
+	}
 	for _, end := range []string{"", "\n"} {
 		if rec, err := NewReader(strings.NewReader(fill(MaxRecord) + end)).Next(); err != nil || len(rec.Raw) != MaxRecord {
 			t.Errorf("1 MiB before %q: %d bytes, %v", end, len(rec.Raw), err)
