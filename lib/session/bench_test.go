@@ -23,26 +23,26 @@ func BenchmarkBareChain(b *testing.B) {
 	}
 }
 
-// BenchmarkTick is all ticks of one voucher, one unit each, taken by a meter that
+// BenchmarkTick is all ticks of one voucher, of so many units each, taken by a meter that
 // holds the state of its channel, on one core. Sessions take turns after a run of
 // ticks. bare% is what remains of the speed of the bare chain, measured beside it
 // over as many steps; what renews the voucher is in neither. The metrics are medians
 // over the vouchers.
 func BenchmarkTick(b *testing.B) {
-	for _, tc := range []struct{ sessions, run int }{{1, 1}, {16, 16}, {16, 1}} {
-		b.Run(fmt.Sprintf("sessions=%d/run=%d", tc.sessions, tc.run), func(b *testing.B) {
+	for _, tc := range []struct{ sessions, run, units int }{{1, 1, 1}, {16, 16, 1}, {16, 1, 1}, {1, 1, 4}, {1, 1, 16}} {
+		b.Run(fmt.Sprintf("sessions=%d/run=%d/units=%d", tc.sessions, tc.run, tc.units), func(b *testing.B) {
 			p := newPump(b, tc.sessions)
 			var tick, step, ratio []float64
 			for b.Loop() {
-				ticks := p.renew(tc.run)
+				ticks := p.renew(tc.run, uint32(tc.units))
 				from := time.Now()
 				for i := range ticks {
 					if err := p.meter.Tick(p.now, ticks[i]); err != nil {
 						b.Fatal(err)
 					}
 				}
-				ticking, bare, n := time.Since(from), chainOf(len(ticks)), float64(len(ticks))
-				tick, step = append(tick, float64(ticking)/n), append(step, float64(bare)/n)
+				ticking, bare, n := time.Since(from), chainOf(len(ticks)*tc.units), float64(len(ticks))
+				tick, step = append(tick, float64(ticking)/n), append(step, float64(bare)/n/float64(tc.units))
 				ratio = append(ratio, 100*float64(bare)/float64(ticking))
 			}
 			b.ReportMetric(median(tick), "ns/tick")
@@ -94,8 +94,8 @@ func newPump(t testing.TB, sessions int) *pump {
 	return p
 }
 
-// renew brings the next voucher and gives all ticks on it.
-func (p *pump) renew(run int) (ticks []session.Tick) {
+// renew brings the next voucher and gives all ticks on it, of so many units each.
+func (p *pump) renew(run int, units uint32) (ticks []session.Tick) {
 	n := uint32(session.MaxSteps / len(p.first))
 	var r session.Renewal
 	var anchors []session.Anchor
@@ -113,6 +113,9 @@ func (p *pump) renew(run int) (ticks []session.Tick) {
 	for from := uint32(0); from < n; from += uint32(run) {
 		for i, h := range chains {
 			for k := from + 1; k <= min(n, from+uint32(run)); k++ {
+				if k%units > 0 {
+					continue
+				}
 				ticks = append(ticks, session.Tick{Session: sid(byte(i)), I: k, W: h.At(k)})
 			}
 		}
