@@ -1,6 +1,7 @@
 # make run      build, then do the main job on a network of this machine
 # make test     the tests: what a clean checkout must pass
-# make ci       test, lint, race of the small rooms, short benchmarks
+# make ci       all that a change must pass: lint, test, run, short benchmarks and
+#               fuzz, a fault of the day, and the race detector where it can be built
 .POSIX:
 GO      = go
 VERSION = $(shell git describe --always --dirty 2>/dev/null || echo dev)
@@ -8,7 +9,7 @@ BUILD   = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X top/lib/top.Ver
 FUZZ    = 20s
 REF     = HEAD~1
 
-.PHONY: build run test ci race fault fuzz bench bench-short bench-diff lint shape clean
+.PHONY: build run test ci race fault fuzz bench bench-short bench-diff lint shape fault-rotate clean
 
 build:
 	$(BUILD) -o bin/ ./cmd/...
@@ -48,11 +49,22 @@ lint:
 	CGO_ENABLED=0 $(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
-# The sizes of rooms, files and functions, beside the house's habits.
+# The sizes of rooms, beside the house's habits (docs/style.md): lines, files, the
+# longest file. The rule itself is TestR7 of lib/rules.
 shape:
-	CGO_ENABLED=0 $(GO) test -count=1 -run Shape -v ./lib/rules | grep -v '^='
+	@for d in lib/* cmd/*; do find $$d -maxdepth 1 -name '*.go' ! -name '*_test.go' -exec wc -l {} + | \
+	  awk -v room=$$d '$$2!="total"{n++; s+=$$1; if($$1>m){m=$$1; f=$$2}} END{if(n) printf "%-16s %5d lines in %2d files, the longest %s with %d\n", room, s, n, f, m}'; done
+	CGO_ENABLED=0 $(GO) test -count=1 -run R7 ./lib/rules
 
-ci: lint test bench-short run
+# One fault ten times over, another each day.
+fault-rotate: build
+	@set -e; all=$$(CGO_ENABLED=0 $(GO) test -list Fault ./scripts | grep '^Test'); \
+	n=$$(echo "$$all" | wc -l); one=$$(echo "$$all" | sed -n "$$(($$(date +%j | sed 's/^0*//') % n + 1))p"); \
+	echo "$$one"; TOP_FAULT_ROUNDS=3 CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m -run "^$$one\$$" ./scripts
+
+ci: lint test bench-short run fault-rotate
+	$(MAKE) fuzz FUZZ=2s
+	@if command -v gcc >/dev/null; then $(MAKE) race; else echo "no C compiler: the race detector was not run"; fi
 
 clean:
 	rm -rf bin
