@@ -37,7 +37,7 @@ func BenchmarkTick(b *testing.B) {
 				ticks := p.renew(tc.run, uint32(tc.units))
 				from := time.Now()
 				for i := range ticks {
-					if err := p.meter.Tick(p.now, ticks[i]); err != nil {
+					if err := p.meter.Tick(p.now, &ticks[i]); err != nil {
 						b.Fatal(err)
 					}
 				}

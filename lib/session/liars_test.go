@@ -57,7 +57,7 @@ func (l *liar) step() {
 				t.W[0]++
 			}
 			l.ticked(t)
-			l.meter.Tick(l.now, t)
+			l.meter.Tick(l.now, &t)
 		}
 	case n < 90:
 		l.voucher()

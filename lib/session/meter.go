@@ -166,7 +166,7 @@ func (m *Meter) expires(at time.Time) {
 // before anything is hashed (S1); more than 16 wrong ones in a second close the
 // session. The last tick once more, and a late one on the anchor before, are no
 // errors.
-func (m *Meter) Tick(now time.Time, t Tick) error {
+func (m *Meter) Tick(now time.Time, t *Tick) error {
 	seen := &m.recent[t.Session[0]%byte(len(m.recent))]
 	s := *seen
 	if s == nil || s.anchor.Session != t.Session {
@@ -196,7 +196,7 @@ func (m *Meter) Tick(now time.Time, t Tick) error {
 }
 
 // pay notes a tick that verified.
-func (m *Meter) pay(s *served, t Tick) {
+func (m *Meter) pay(s *served, t *Tick) {
 	step := t.I - s.i
 	s.i, s.w = t.I, t.W
 	m.owed += s.anchor.Price * top.Amount(step) // at most the exposure, which was checked
@@ -214,7 +214,7 @@ func (m *Meter) grown(s *served) uint32 {
 }
 
 // dropped judges a tick that is not hashed on the session's anchor.
-func (m *Meter) dropped(now time.Time, s *served, t Tick) error {
+func (m *Meter) dropped(now time.Time, s *served, t *Tick) error {
 	switch {
 	case s.closed:
 		return fmt.Errorf("tick: session %s is over: %w", t.Session, top.ErrDenied)
@@ -239,15 +239,15 @@ func (m *Meter) dropped(now time.Time, s *served, t Tick) error {
 // late takes a tick that was on its way while the voucher was renewed: the payer
 // ticks on the old anchor until it knows. The claim that it raises is the old one.
 // One that came before, or that a later one overtook, is as good.
-func (m *Meter) late(s *served, t Tick) (hashed, ok bool) {
+func (m *Meter) late(s *served, t *Tick) (hashed, ok bool) {
 	j := slices.IndexFunc(m.old.claim.Ticks, func(o Tick) bool { return o.Session == t.Session })
 	if j < 0 {
 		return false, false
 	}
 	a, last := m.old.claim.Voucher.Anchors[j], &m.old.claim.Ticks[j]
-	high, low := t, *last
+	high, low := *t, *last
 	if t.I <= last.I {
-		high, low = *last, t
+		high, low = *last, *t
 	}
 	if low.I == 0 {
 		low.W = a.Root
@@ -260,7 +260,7 @@ func (m *Meter) late(s *served, t Tick) (hashed, ok bool) {
 		return true, false
 	}
 	if t.I > last.I {
-		*last = t
+		*last = *t
 		m.old.owed += a.Price * top.Amount(step) // at most the exposure, which was checked
 		m.disk.units += uint64(step)
 		s.high = max(s.high, s.before+uint64(t.I))
@@ -269,7 +269,7 @@ func (m *Meter) late(s *served, t Tick) (hashed, ok bool) {
 }
 
 // wrong counts a tick that does not verify.
-func (m *Meter) wrong(now time.Time, s *served, t Tick) error {
+func (m *Meter) wrong(now time.Time, s *served, t *Tick) error {
 	if s.wrong == 0 || now.Sub(s.since) >= time.Second {
 		s.since, s.wrong = now, 0
 	}

@@ -30,14 +30,14 @@ func TestS1_ACounterNeverGoesBack(t *testing.T) {
 	paid, owed := e.meter.Paid(sid(1)), e.owed()
 
 	last := second.Ticks[0]
-	e.ok(e.meter.Tick(e.now, last)) // once more changes nothing
+	e.ok(e.meter.Tick(e.now, &last)) // once more changes nothing
 	lower := last
 	lower.I--
 	lower.W = session.Hash(last.W, 1)
-	refused(t, e.meter.Tick(e.now, lower), top.ErrDenied)
+	refused(t, e.meter.Tick(e.now, &lower), top.ErrDenied)
 	same := last
 	same.W[0] ^= 1
-	refused(t, e.meter.Tick(e.now, same), top.ErrDenied)
+	refused(t, e.meter.Tick(e.now, &same), top.ErrDenied)
 
 	refused(t, e.meter.Renew(e.now, session.Renewal{Voucher: first, Base: []uint64{0}}), top.ErrDenied)
 	other := e.signed(second.Voucher.Seq, second.Voucher.Amount)
@@ -94,7 +94,7 @@ func TestS3_AClosedSessionNeverChanges(t *testing.T) {
 		"by the payer":    func(e *ends) { e.payer.End(sid(1)); e.renew() },
 		"by wrong ticks": func(e *ends) {
 			for range 17 {
-				e.meter.Tick(e.now, session.Tick{Session: sid(1), I: 21})
+				e.meter.Tick(e.now, &session.Tick{Session: sid(1), I: 21})
 			}
 		},
 		"by a newer claim": func(e *ends) {
@@ -111,7 +111,7 @@ func TestS3_AClosedSessionNeverChanges(t *testing.T) {
 			next, _ := e.payer.Served(sid(1), 21)
 			end(e)
 			paid, owed := e.meter.Paid(sid(1)), e.owed()
-			refused(t, e.meter.Tick(e.now, next), top.ErrDenied)
+			refused(t, e.meter.Tick(e.now, &next), top.ErrDenied)
 			refused(t, e.meter.Serve(e.now, sid(1), 1), top.ErrDenied)
 			refused(t, e.meter.Open(e.now, tk, vpn()), top.ErrBusy)
 			again := session.Anchor{Session: sid(1), Price: price, Root: chain("again", 9).Root(), N: 9}
@@ -215,7 +215,7 @@ func TestS4_ALyingRenewalGainsNothing(t *testing.T) {
 	credit := e.meter.Credit(sid(1))
 	low := chain("low", 500)
 	for i := uint32(20); i <= 80; i += 20 { // these pay the same units once more
-		e.ok(e.meter.Tick(e.now, session.Tick{Session: sid(1), I: i, W: low.At(i)}))
+		e.ok(e.meter.Tick(e.now, &session.Tick{Session: sid(1), I: i, W: low.At(i)}))
 	}
 	if e.meter.Credit(sid(1)) != credit || e.owed() != owed {
 		t.Fatalf("credit %d became %d, owed %s became %s", credit, e.meter.Credit(sid(1)), owed, e.owed())
@@ -277,7 +277,7 @@ func TestS6_AnAnchorPaysOnce(t *testing.T) {
 	refused(t, e.meter.Renew(e.now, session.Renewal{Voucher: e.signed(2, 10*price-1, fresh), Base: []uint64{10}}), top.ErrDenied)
 	refused(t, e.meter.Renew(e.now, session.Renewal{Voucher: e.signed(2, 10*price-1)}), top.ErrDenied) // ended
 	e.ok(e.meter.Renew(e.now, session.Renewal{Voucher: e.signed(2, 10*price, fresh), Base: []uint64{10}}))
-	e.ok(e.meter.Tick(e.now, session.Tick{Session: sid(1), I: 1, W: chain("fresh", 9).At(1)}))
+	e.ok(e.meter.Tick(e.now, &session.Tick{Session: sid(1), I: 1, W: chain("fresh", 9).At(1)}))
 	if e.owed() != 11*price || e.meter.Paid(sid(1)) != 11 {
 		t.Fatalf("owed %s, paid %d", e.owed(), e.meter.Paid(sid(1)))
 	}
@@ -307,7 +307,7 @@ func TestS6_LateTicksArePaidOnce(t *testing.T) {
 	}
 	for range 2 {
 		for _, tick := range late {
-			e.meter.Tick(e.now, tick) // those before the voucher are dropped
+			e.meter.Tick(e.now, &tick) // those before the voucher are dropped
 		}
 	}
 	most := e.owed()

@@ -183,7 +183,7 @@ func TestWhileAVoucherWaits(t *testing.T) {
 	e.open(sid(3), vpn())
 	tick, due := e.payer.End(sid(1))
 	if due {
-		e.ok(e.meter.Tick(e.now, tick))
+		e.ok(e.meter.Tick(e.now, &tick))
 	}
 	e.ok(e.meter.Renew(e.now, r))
 	e.ok(e.payer.Acknowledged(r.Voucher.Seq))

@@ -59,9 +59,10 @@ func (m *Meter) exposed(v *Voucher) error {
 }
 
 // least is what the amount of a renewal must be: for each session that goes on
-// the units that it says are included, for each that is over its last tick (S6).
+// the units that it says are included, for each that is over its last tick (S6);
+// and at least what the chain has paid, which may be some of these ticks.
 func (m *Meter) least(r Renewal) (top.Amount, error) {
-	sum := max(m.voucher.Amount, m.cfg.Paid)
+	sum := m.voucher.Amount
 	for j, a := range r.Voucher.Anchors {
 		s := m.live[a.Session]
 		if err := s.continues(a, r.Base[j]); err != nil {
@@ -83,7 +84,7 @@ func (m *Meter) least(r Renewal) (top.Amount, error) {
 			return 0, err
 		}
 	}
-	return sum, nil
+	return max(sum, m.cfg.Paid), nil
 }
 
 // continues says whether an anchor can be the next of a session.
@@ -196,7 +197,7 @@ func (m *Meter) raise(c Claim) {
 			m.owed += m.voucher.Anchors[j].Price * top.Amount(c.Ticks[j].I-t.I)
 			m.ticks[j] = c.Ticks[j]
 		case !s.closed:
-			m.pay(s, c.Ticks[j])
+			m.pay(s, &c.Ticks[j])
 		}
 	}
 }

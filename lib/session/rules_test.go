@@ -11,19 +11,19 @@ import (
 func TestTicksAreDroppedUnhashed(t *testing.T) {
 	e := newEnds(t, top.One)
 	e.open(sid(1), vpn())
-	refused(t, e.meter.Tick(e.now, session.Tick{Session: sid(1), I: 1}), top.ErrDenied) // no voucher yet
-	refused(t, e.meter.Tick(e.now, session.Tick{Session: sid(2), I: 1}), top.ErrNotFound)
+	refused(t, e.meter.Tick(e.now, &session.Tick{Session: sid(1), I: 1}), top.ErrDenied) // no voucher yet
+	refused(t, e.meter.Tick(e.now, &session.Tick{Session: sid(2), I: 1}), top.ErrNotFound)
 	e.renew()
 	e.run(sid(1), 40) // W is 10
 	h := session.NewHashChain(seeds("payer")(), session.MaxSteps)
 	// Were these hashed, the first hundred of them would close the session.
 	for range 100 {
 		for _, i := range []uint32{0, 1, 40, 40 + 4*10 + 1, session.MaxSteps, session.MaxSteps + 1, 1<<32 - 1} {
-			refused(t, e.meter.Tick(e.now, session.Tick{Session: sid(1), I: i}), top.ErrDenied)
+			refused(t, e.meter.Tick(e.now, &session.Tick{Session: sid(1), I: i}), top.ErrDenied)
 		}
 	}
-	refused(t, e.meter.Tick(e.now, session.Tick{Session: sid(1), I: 81, W: h.At(81)}), top.ErrDenied) // the right one
-	e.ok(e.meter.Tick(e.now, session.Tick{Session: sid(1), I: 80, W: h.At(80)}))
+	refused(t, e.meter.Tick(e.now, &session.Tick{Session: sid(1), I: 81, W: h.At(81)}), top.ErrDenied) // the right one
+	e.ok(e.meter.Tick(e.now, &session.Tick{Session: sid(1), I: 80, W: h.At(80)}))
 	if e.meter.Paid(sid(1)) != 80 {
 		t.Fatalf("paid %d", e.meter.Paid(sid(1)))
 	}
@@ -48,7 +48,7 @@ func TestWrongTicksCloseASession(t *testing.T) {
 			e.begin(sid(2), vpn())
 			e.run(sid(1), 20)
 			for range tc.n {
-				refused(t, e.meter.Tick(e.now, wrong), top.ErrDenied)
+				refused(t, e.meter.Tick(e.now, &wrong), top.ErrDenied)
 				e.now = e.now.Add(tc.every)
 			}
 			e.meter.Head(e.now)
@@ -142,7 +142,7 @@ func TestDeadlines(t *testing.T) {
 	e.meter.Head(e.now)
 	refused(t, e.meter.Serve(e.now, sid(1), 1), top.ErrDenied)
 	tick, due := e.payer.Served(sid(1), 2)
-	if refused(t, e.meter.Tick(e.now, tick), top.ErrDenied); !due {
+	if refused(t, e.meter.Tick(e.now, &tick), top.ErrDenied); !due {
 		t.Fatal("no tick")
 	}
 	refused(t, e.meter.Renew(e.now, e.voucher()), top.ErrDenied)
@@ -178,7 +178,7 @@ func TestAnOldHeadStops(t *testing.T) {
 	e.now = e.now.Add(1)
 	refused(t, e.meter.Serve(e.now, sid(1), 1), top.ErrDenied)
 	tick, _ := e.payer.Served(sid(1), 2)
-	e.ok(e.meter.Tick(e.now, tick)) // what was served is paid: ticks need no chain
+	e.ok(e.meter.Tick(e.now, &tick)) // what was served is paid: ticks need no chain
 	e.meter.Head(e.now)
 	e.acked[sid(1)] = 2
 	e.unit(sid(1))
@@ -389,7 +389,7 @@ func TestANewerClaimEndsASessionThatItNames(t *testing.T) {
 	tick, _ := e.payer.Served(sid(1), 21)
 	a := session.Anchor{Session: sid(1), Price: price, Root: chain("newer", 50).Root(), N: 50}
 	e.ok(e.meter.Recover(session.Claim{Voucher: e.signed(5, 20*price, a), Ticks: []session.Tick{{Session: sid(1)}}}))
-	refused(t, e.meter.Tick(e.now, tick), top.ErrDenied)
+	refused(t, e.meter.Tick(e.now, &tick), top.ErrDenied)
 	refused(t, e.meter.Serve(e.now, sid(1), 1), top.ErrDenied)
 	if e.owed() != 20*price {
 		t.Fatalf("owed %s", e.owed())
@@ -413,7 +413,7 @@ func TestLateTicksCloseNoSession(t *testing.T) {
 	e.ok(e.meter.Renew(e.now, r))
 	for range 20 {
 		for _, k := range []int{2, 0, 1} {
-			e.ok(e.meter.Tick(e.now, late[k]))
+			e.ok(e.meter.Tick(e.now, &late[k]))
 		}
 	}
 	if e.owed() != 15*price || e.meter.Credit(sid(1)) == 0 {

@@ -129,7 +129,7 @@ func (e *ends) unit(id top.SessionID) {
 	e.ok(e.meter.Serve(e.now, id, 1))
 	e.acked[id]++
 	if t, due := e.payer.Served(id, e.acked[id]); due {
-		e.ok(e.meter.Tick(e.now, t))
+		e.ok(e.meter.Tick(e.now, &t))
 	}
 }
 
@@ -153,7 +153,7 @@ func (e *ends) run(id top.SessionID, n int) {
 func (e *ends) repeat() {
 	e.t.Helper()
 	for _, t := range e.payer.Repeat() {
-		e.ok(e.meter.Tick(e.now, t))
+		e.ok(e.meter.Tick(e.now, &t))
 	}
 }
 
@@ -199,12 +199,12 @@ func Example() {
 		meter.Head(now)
 		if meter.Serve(now, sid(1), 1) != nil { // out of credit: ticks were lost
 			for _, t := range payer.Repeat() {
-				meter.Tick(now, t)
+				meter.Tick(now, &t)
 			}
 			meter.Serve(now, sid(1), 1)
 		}
 		if t, due := payer.Served(sid(1), unit); due && unit%3 > 0 { // every third is lost
-			meter.Tick(now, t)
+			meter.Tick(now, &t)
 		}
 	}
 	saved, _ := meter.Save(now)
@@ -221,7 +221,7 @@ func Example() {
 	meter.Serve(now, sid(2), 3)
 	payer.Served(sid(2), 3)
 	for _, t := range payer.Repeat() {
-		meter.Tick(now, t)
+		meter.Tick(now, &t)
 	}
 	owed, err := meter.Claim().Owed()
 	fmt.Println("the chain pays", owed, "error:", err)

@@ -141,7 +141,7 @@ func (w *walk) step() {
 	case n < 75:
 		w.renewOne()
 	case n < 82 && len(w.ticks) > 0:
-		w.meter.Tick(w.now, w.ticks[len(w.ticks)-1-w.rnd.IntN(min(len(w.ticks), 40))]) // late, or once more
+		w.meter.Tick(w.now, &w.ticks[len(w.ticks)-1-w.rnd.IntN(min(len(w.ticks), 40))]) // late, or once more
 	case n < 86 && len(w.sent) > 0:
 		w.meter.Renew(w.now, w.sent[len(w.sent)-1-w.rnd.IntN(min(len(w.sent), 3))])
 	case n < 92:
@@ -203,7 +203,7 @@ func (w *walk) made(t session.Tick) {
 	w.ticked(t)
 	w.ticks = append(w.ticks, t)
 	if !w.lucky(4) {
-		w.meter.Tick(w.now, t)
+		w.meter.Tick(w.now, &t)
 	}
 }
 
@@ -252,7 +252,7 @@ func (w *walk) drain() {
 	w.report()
 	for _, t := range w.payer.Repeat() {
 		w.made(t)
-		w.ok(w.meter.Tick(w.now, t))
+		w.ok(w.meter.Tick(w.now, &t))
 	}
 }
 

@@ -96,11 +96,11 @@ func (r Rehearsal) begin(ctx context.Context) (*ends, error) {
 	}
 	e.payer = session.NewPayer(session.PayerConfig{
 		Chain: status.Chain, Channel: r.Channel, Payer: ch.Payer, Node: node, Cap: ch.Cap, Expiry: ch.Expiry.Time, Draw: draw,
-		After: r.After,
+		Paid: ch.Paid, After: max(r.After, uint64(ch.Seq)),
 	})
 	e.meter = session.NewMeter(session.MeterConfig{
 		Chain: status.Chain, Channel: r.Channel, Payer: ch.Payer, Node: node, Cap: ch.Cap, Expiry: ch.Expiry.Time,
-		Deadline: time.Duration(params.DeadlineSec) * time.Second,
+		Deadline: time.Duration(params.DeadlineSec) * time.Second, Paid: ch.Paid, Seq: uint64(ch.Seq),
 	})
 	if r.Last != nil {
 		if err := errors.Join(e.payer.Recover(*r.Last), e.meter.Recover(*r.Last)); err != nil {
@@ -192,7 +192,7 @@ func (e *ends) unit(ctx context.Context, n uint64) error {
 
 // tick takes a tick and logs the units that it pays.
 func (e *ends) tick(t session.Tick) error {
-	if err := e.meter.Tick(e.now(), t); err != nil {
+	if err := e.meter.Tick(e.now(), &t); err != nil {
 		return err
 	}
 	paid := e.meter.Paid(e.id)
