@@ -31,7 +31,10 @@ func vectors(t *testing.T) map[string]string {
 		put(name, e.Out())
 	}
 	chain := top.ChainID{1, 2, 3, 4, 5, 6, 7, 8}
-	put("preimage", wire.Preimage("top/example/1", chain, []byte("body")))
+	pre := wire.Preimage("top/example/1", chain, []byte("body"))
+	put("preimage", pre)
+	sig := keys.FromSeed([32]byte{1}).Sign(pre)
+	put("preimage-sig", sig[:])
 	d := wire.Digest("top/example/1", []byte("a"), []byte("b"))
 	put("digest", d[:])
 	v["chain-id"] = chain.String()
@@ -49,8 +52,21 @@ func vectors(t *testing.T) map[string]string {
 	}
 	put("channel-id", idBytes(ledger.ChannelID(chain, payer.Public(), 7)))
 	sessions(t, put, chain, payer, node)
-	transactions(t, put, chain, payer)
+	transactions(t, put, chain, payer, node)
+	state(t, put, chain)
+	sealed, err := keys.SealCost([]byte("secret"), []byte("passphrase"), bytes.NewReader(counted(28)), 1)
+	must(t, err)
+	put("sealed", sealed)
 	return v
+}
+
+// counted is the bytes 0, 1, 2 and so on.
+func counted(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i)
+	}
+	return b
 }
 
 func idBytes(id top.ID) []byte { return id[:] }
@@ -63,9 +79,8 @@ func must(t *testing.T, err error) {
 }
 
 func sessions(t *testing.T, put func(string, []byte), chain top.ChainID, payer, node keys.Private) {
-	offer := session.Offer{Service: "relay", Unit: "message", Price: 10_000, Window: 64, Hold: []session.Hold{{Seconds: 3600, Factor: 1}}}
 	var e wire.Encoder
-	offer.Put(&e)
+	offer().Put(&e)
 	put("offer", e.Out())
 	hashes := session.NewHashChain([32]byte{9}, 10)
 	ticket := session.Ticket{
@@ -75,54 +90,129 @@ func sessions(t *testing.T, put func(string, []byte), chain top.ChainID, payer, 
 	must(t, ticket.SignPayer(payer.Signer()))
 	must(t, ticket.SignNode(node.Signer()))
 	put("ticket", ticket.Encode())
-	voucher := session.Voucher{Chain: chain, Channel: top.ID{0xcc}, Seq: 3, Amount: 50_000, Anchors: []session.Anchor{ticket.Anchor()}}
-	must(t, voucher.Sign(payer.Signer()))
+	claim := promise(t, chain, payer)
+	voucher, tick := claim.Voucher, claim.Ticks[0]
+	if voucher.Anchors[0] != ticket.Anchor() {
+		t.Error("the voucher does not go on from the ticket")
+	}
 	put("voucher", voucher.Encode())
 	put("renewal", session.Renewal{Voucher: voucher, Base: []uint64{5}}.Encode())
-	tick := session.Tick{Session: ticket.Session, I: 4, W: hashes.At(4)}
 	put("tick", tick.Encode())
-	claim := session.Claim{Voucher: voucher, Ticks: []session.Tick{tick}}
 	put("claim", claim.Encode())
+	leaves := []receipt.Leaf{{Amount: 50_000, Entry: top.ID{1}}, {Amount: 30_000, Entry: top.ID{2}}, {Amount: 10_000, Entry: top.ID{3}}}
 	var log receipt.Log
-	must(t, log.Append(50_000, top.ID{1}))
-	must(t, log.Append(40_000, top.ID{2}))
+	for _, l := range leaves {
+		must(t, log.Append(l.Amount, l.Entry))
+	}
+	put("log", log.Encode())
+	tree, err := receipt.NewTree(leaves)
+	must(t, err)
+	entry, err := tree.Prove(2)
+	must(t, err)
+	put("log-entry", entry.Encode())
 	r := receipt.Receipt{Ticket: ticket, Claim: claim}
 	r.LogRoot, r.LogSum, r.LogCount = log.Root()
 	must(t, r.Sign(node.Signer()))
 	put("receipt", r.Encode())
+	put("receipt-id", idBytes(r.ID()))
 	put("log-root", idBytes(r.LogRoot))
+	_, err = r.CheckEntry(entry)
+	must(t, err)
 	must(t, r.Verify())
 }
 
-func transactions(t *testing.T, put func(string, []byte), chain top.ChainID, payer keys.Private) {
+// offer is what the node sells.
+func offer() session.Offer {
+	return session.Offer{Service: "relay", Unit: "message", Price: 10_000, Window: 64, Hold: []session.Hold{{Seconds: 3600, Factor: 1}}}
+}
+
+// promise is the claim of the vectors.
+func promise(t *testing.T, chain top.ChainID, payer keys.Private) session.Claim {
+	hashes := session.NewHashChain([32]byte{9}, 10)
+	v := session.Voucher{Chain: chain, Channel: top.ID{0xcc}, Seq: 3, Amount: 50_000, Anchors: []session.Anchor{{Session: top.SessionID{0x55}, Price: 10_000, Root: hashes.Root(), N: 10}}}
+	must(t, v.Sign(payer.Signer()))
+	return session.Claim{Voucher: v, Ticks: []session.Tick{{Session: top.SessionID{0x55}, I: 4, W: hashes.At(4)}}}
+}
+
+func transactions(t *testing.T, put func(string, []byte), chain top.ChainID, payer, node keys.Private) {
 	other := keys.FromSeed([32]byte{3}).Public()
+	claim := promise(t, chain, payer)
+	register := &ledger.Register{Name: "bob", Addrs: []string{"/dns4/bob.example/tcp/0"}, Offers: []session.Offer{offer()}, Capacity: 100_000, Stake: 0}
+	must(t, register.SignNode(node.Signer(), chain, payer.Public()))
 	for name, body := range map[string]ledger.Body{
-		"tx-transfer": &ledger.Transfer{To: ledger.To(300), Amount: 1_250_000_000, Memo: "rent"},
-		"tx-new":      &ledger.Transfer{To: ledger.ToAddress(other), Amount: 5},
-		"tx-batch":    &ledger.Batch{New: []top.Address{other}, Records: []ledger.Record{{Index: 0, Amount: 7}, {Index: 301, Amount: 1 << 30}}},
-		"tx-lock":     &ledger.Lock{Amount: 1},
-		"tx-open":     &ledger.Open{Provider: 2, Cap: 5, Expiry: 1_800_000_000},
-		"tx-close":    &ledger.Close{Channel: top.ID{0xcc}},
-		"tx-reclaim":  &ledger.Reclaim{Channel: top.ID{0xcc}},
+		"tx-transfer":    &ledger.Transfer{To: ledger.To(300), Amount: 1_250_000_000, Memo: "rent"},
+		"tx-new":         &ledger.Transfer{To: ledger.ToAddress(other), Amount: 5},
+		"tx-batch":       &ledger.Batch{New: []top.Address{other}, Records: []ledger.Record{{Index: 0, Amount: 7}, {Index: 301, Amount: 1 << 30}}},
+		"tx-lock":        &ledger.Lock{Amount: 1},
+		"tx-unlock":      &ledger.Unlock{Amount: 1},
+		"tx-register":    register,
+		"tx-unregister":  &ledger.Unregister{},
+		"tx-open":        &ledger.Open{Provider: 2, Cap: 5, Expiry: 1_800_000_000},
+		"tx-claim":       &ledger.Claim{Claim: claim},
+		"tx-close":       &ledger.Close{Channel: top.ID{0xcc}},
+		"tx-close-claim": &ledger.Close{Channel: top.ID{0xcc}, Claim: &claim},
+		"tx-reclaim":     &ledger.Reclaim{Channel: top.ID{0xcc}},
 	} {
-		tx := ledger.Tx{Chain: chain, From: 1, Nonce: 7, Expiry: 1_700_000_000, Body: body}
-		must(t, tx.Sign(payer.Signer()))
+		tx, by := ledger.Tx{Chain: chain, From: 1, Nonce: 7, Expiry: 1_700_000_000, Body: body}, payer
+		if name == "tx-claim" || name == "tx-close-claim" {
+			tx.Nonce, by = 0, node
+		}
+		must(t, tx.Sign(by.Signer()))
 		must(t, tx.Verify())
+		back, err := ledger.Decode(tx.Encode())
+		must(t, err)
+		if !bytes.Equal(back.Encode(), tx.Encode()) {
+			t.Errorf("%s is not read back", name)
+		}
 		put(name, tx.Encode())
 		if name == "tx-transfer" {
 			put("tx-transfer-id", idBytes(ledger.ID(tx.Encode())))
 		}
 	}
-	s, err := ledger.New(ledger.Genesis{Params: ledger.DefaultParams(chain), Time: 1_700_000_000, Accounts: []ledger.GenesisAccount{
-		{Address: payer.Public(), Balance: 1000 * top.One}, {Address: other, Balance: 5, Locked: 7},
+}
+
+// world is the state of the vectors: two accounts, a node and a channel.
+func world(t *testing.T, chain top.ChainID) (s *ledger.State, channel top.ID) {
+	payer, node, other := keys.FromSeed([32]byte{1}), keys.FromSeed([32]byte{2}), keys.FromSeed([32]byte{3})
+	p := ledger.DefaultParams(chain)
+	p.FeePerByte = 0
+	s, err := ledger.New(ledger.Genesis{Params: p, Time: 1_700_000_000, Accounts: []ledger.GenesisAccount{
+		{Address: payer.Public(), Balance: 1000 * top.One}, {Address: other.Public(), Balance: 5, Locked: 7},
 	}})
 	must(t, err)
+	s.Begin(1, 1_700_000_001_000)
+	register := &ledger.Register{Name: "bob", Offers: []session.Offer{offer()}, Capacity: 100_000}
+	must(t, register.SignNode(node.Signer(), chain, other.Public()))
+	for _, tx := range []struct {
+		from uint32
+		key  keys.Private
+		body ledger.Body
+	}{{1, other, register}, {0, payer, &ledger.Open{Provider: 1, Cap: top.One, Expiry: 1_700_001_000}}} {
+		t1 := ledger.Tx{Chain: chain, From: tx.from, Nonce: 1, Expiry: 1_700_000_100, Body: tx.body}
+		must(t, t1.Sign(tx.key.Signer()))
+		r := s.Apply(&t1, len(t1.Encode()))
+		if r.Code != 0 {
+			t.Fatal(r.Message)
+		}
+		if r.Channel != nil {
+			channel = *r.Channel
+		}
+	}
+	return s, channel
+}
+
+func state(t *testing.T, put func(string, []byte), chain top.ChainID) {
+	s, channel := world(t, chain)
 	put("state-root", idBytes(s.Root()))
-	for name, proof := range map[string][]byte{
-		"account-proof-sha256": s.ProveAccount(payer.Public()).Encode(), "absence-proof-sha256": s.ProveAccount(top.Address{9}).Encode(),
-		"channel-absence-proof-sha256": s.ProveChannel(top.ID{1}).Encode(), "meta-proof-sha256": s.ProveMeta().Encode(), "snapshot-sha256": s.Encode(),
+	put("account-absence", s.ProveAccount(top.Address{9}).Encode())
+	put("channel-proof", s.ProveChannel(channel).Encode())
+	put("channel-absence", s.ProveChannel(top.ID{1}).Encode())
+	put("node-proof", s.ProveNode(keys.FromSeed([32]byte{2}).Public()).Encode())
+	put("meta-proof", s.ProveMeta().Encode())
+	for name, long := range map[string][]byte{
+		"account-proof-sha256": s.ProveAccount(keys.FromSeed([32]byte{1}).Public()).Encode(), "snapshot-sha256": s.Encode(),
 	} {
-		sum := sha256.Sum256(proof)
+		sum := sha256.Sum256(long)
 		put(name, sum[:])
 	}
 }
