@@ -282,6 +282,16 @@ func TestC7_AFalseProofIsRefused(t *testing.T) {
 		{"a channel hides behind another", &liar{world: w, channels: func(rs []api.Channel) []api.Channel { return []api.Channel{rs[0], rs[0]} }}, getChannels, "listed twice"},
 		{"another node", &liar{world: w, node: func(r api.Node) api.Node { r.Owner = bob; return r }}, getNode, "is not account 0"},
 		{"a changed node", &liar{world: w, node: func(r api.Node) api.Node { r.Proof[len(r.Proof)-1] ^= 1; return r }}, getNode, "refused"},
+		{"absence of another node", &liar{world: w, node: func(api.Node) api.Node {
+			s, at := now.at()
+			return nodeAt(s, top.NodeID{9}, at)
+		}}, getNode, "the proof is of node"},
+		{"a channel between others", &liar{world: w, channels: func([]api.Channel) []api.Channel {
+			s, at := now.at()
+			return []api.Channel{channelAt(s, chans[0], at)}
+		}}, func(l *runningLight) error {
+			return l.api.Channels(l.ctx(), someone(2), func(api.Channel) error { return errors.New("it was shown") })
+		}, "is between others"},
 		{"a node twice", &liar{world: w, nodes: func(rs []api.Node) []api.Node { return append(rs, rs[0]) }}, getNodes, "listed twice"},
 		{"a node that sells something else", &liar{world: w, nodes: func([]api.Node) []api.Node {
 			s, at := now.at()
@@ -956,5 +966,74 @@ func TestHistoryOfOthersIsRefused(t *testing.T) {
 				refused(t, err, top.ErrFailed, tc.words)
 			}
 		})
+	}
+}
+
+func TestC7_HeadersAreOneChain(t *testing.T) {
+	w := newWorld(t).growTo(12)
+	f := w.fork(5)
+	f.grow(f.pay(someone(7), top.One))
+	f.growTo(12)
+	know := func(heights ...int) *headers {
+		hs := newWorldHeaders(w)
+		for _, h := range heights {
+			if _, err := hs.accept(t.Context(), &sourceOf{w}, w.blocks[h-1].lb); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return hs
+	}
+	forged := *w.blocks[10].lb
+	forged.SignedHeader = w.sign(w.blocks[10].lb.Header, 1).SignedHeader
+	for _, tc := range []struct {
+		name   string
+		known  []int
+		lb     *types.LightBlock
+		fork   bool // it is evidence
+		words  string
+		source source
+	}{
+		{"right below the newest", []int{12}, f.blocks[10].lb, true, "two chains", &sourceOf{f}},
+		{"below the newest", []int{12}, f.blocks[8].lb, true, "two chains", &sourceOf{f}},
+		{"below the newest, and the rest withheld", []int{12}, f.blocks[8].lb, false, "", nowhere{}},
+		{"right above the newest", []int{9}, f.blocks[9].lb, true, "two chains", &sourceOf{f}},
+		{"in the place of one", []int{9, 12}, f.blocks[8].lb, true, "two chains", &sourceOf{f}},
+		{"in the place of one, unsigned", []int{9}, w.sign(f.blocks[8].lb.Header, 1), false, "not the one verified before", nowhere{}},
+		{"the right header, too few votes", []int{12}, &forged, false, "insufficient voting power", nowhere{}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			hs := know(tc.known...)
+			lb, err := hs.accept(t.Context(), tc.source, tc.lb)
+			var c *conflict
+			if err == nil || errors.As(err, &c) != tc.fork || !strings.Contains(err.Error(), tc.words) {
+				t.Errorf("%v, %v", lb, err)
+			}
+			if tc.fork && hs.signed(c.b) == false {
+				t.Error("the evidence is not signed")
+			}
+		})
+	}
+	// Whoever is verified at the same time by another call is compared too.
+	for _, at := range []int{8, 9, 10} {
+		hs := know(9)
+		hs.mu.Lock()
+		_, err := hs.keepLocked(f.blocks[at-1].lb)
+		hs.mu.Unlock()
+		var c *conflict
+		if !errors.As(err, &c) {
+			t.Errorf("block %d beside 9: %v", at, err)
+		}
+	}
+	// The cache has a limit; the first and the newest stay.
+	hs := newWorldHeaders(w)
+	w.growTo(keepHeaders + 20)
+	hs.now = func() time.Time { return w.time(keepHeaders + 20) }
+	for _, b := range w.blocks[1:] {
+		if _, err := hs.accept(t.Context(), nowhere{}, b.lb); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(hs.byH) != keepHeaders || len(hs.order) != keepHeaders || hs.last.Height != keepHeaders+20 || hs.first.Height != 1 {
+		t.Errorf("%d kept, %d in order, %d to %d", len(hs.byH), len(hs.order), hs.first.Height, hs.last.Height)
 	}
 }
