@@ -11,7 +11,7 @@ import (
 // reader delays nobody and misses nothing, and may resume from any height. Only
 // blocks that are not kept any more are a gap.
 func (n *Node) events(c *sock.Call) error {
-	s, err := count(c, "since")
+	s, err := c.Count("since")
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 // verified header, and its transactions are all there. When the peer fails, lies
 // or keeps back blocks that others show, the next one goes on where it stopped.
 func (l *Light) events(c *sock.Call) error {
-	since, err := count(c, "since")
+	since, err := c.Count("since")
 	if err != nil {
 		return err
 	}

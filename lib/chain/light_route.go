@@ -201,7 +201,7 @@ func (l *Light) channelsOf(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	return records(c, rs)
+	return sock.Records(c, rs)
 }
 
 var errHidden = fmt.Errorf("channels are missing from the list: %w", top.ErrFailed)
@@ -301,7 +301,7 @@ func (l *Light) nodes(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	return records(c, rs)
+	return sock.Records(c, rs)
 }
 
 // history passes on what a full node tells. Which transactions there are can be
@@ -311,11 +311,11 @@ func (l *Light) history(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	since, err := count(c, "since")
+	since, err := c.Count("since")
 	if err != nil {
 		return err
 	}
-	limit, err := count(c, "limit")
+	limit, err := c.Count("limit")
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/cometbft/cometbft/types"
@@ -228,7 +227,7 @@ func (n *Node) channelsOf(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	return records(c, rs)
+	return sock.Records(c, rs)
 }
 
 func (n *Node) node(c *sock.Call) error {
@@ -263,18 +262,7 @@ func (n *Node) nodes(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	return records(c, rs)
-}
-
-// records answers with a stream that ends.
-func records[T any](c *sock.Call, rs []T) error {
-	c.Begin()
-	for _, r := range rs {
-		if err := c.Record(r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return sock.Records(c, rs)
 }
 
 func (n *Node) history(c *sock.Call) error {
@@ -282,11 +270,11 @@ func (n *Node) history(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	since, err := count(c, "since")
+	since, err := c.Count("since")
 	if err != nil {
 		return err
 	}
-	limit, err := count(c, "limit")
+	limit, err := c.Count("limit")
 	if err != nil {
 		return err
 	}
@@ -294,7 +282,7 @@ func (n *Node) history(c *sock.Call) error {
 	i, ok := n.app.state.Index(a)
 	n.app.mu.Unlock()
 	if !ok {
-		return records[api.Entry](c, nil)
+		return sock.Records[api.Entry](c, nil)
 	}
 	address := n.app.addresses()
 	c.Begin()
@@ -306,17 +294,4 @@ func (n *Node) history(c *sock.Call) error {
 		sent++
 		return limit == 0 || sent < limit, c.Record(e.show(seq, address))
 	})
-}
-
-// count is a query parameter that is a count; 0 when absent.
-func count(c *sock.Call, name string) (uint64, error) {
-	v := c.Query(name)
-	if v == "" {
-		return 0, nil
-	}
-	n, err := strconv.ParseUint(v, 10, 64)
-	if err != nil {
-		return 0, top.Errorf(top.Invalid, "%s=%q: want a number", name, v)
-	}
-	return n, nil
 }

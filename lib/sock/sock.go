@@ -20,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -299,6 +300,19 @@ func (c *Call) Arg(name string) string { return c.PathValue(name) }
 // Query is a parameter after the question mark; "" when absent.
 func (c *Call) Query(name string) string { return c.URL.Query().Get(name) }
 
+// Count is a query parameter that is a count; 0 when absent.
+func (c *Call) Count(name string) (uint64, error) {
+	v := c.Query(name)
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(v, 10, 64)
+	if err != nil {
+		return 0, top.Errorf(top.Invalid, "%s=%q: want a number", name, v)
+	}
+	return n, nil
+}
+
 // Decode reads the JSON body into v. Fields that v does not know are skipped.
 func (c *Call) Decode(v any) error {
 	b, err := io.ReadAll(c.Body)
@@ -355,6 +369,17 @@ func (c *Call) Begin() {
 		c.w.WriteHeader(http.StatusOK)
 		http.NewResponseController(c.w).Flush()
 	}
+}
+
+// Records answers with a stream that ends.
+func Records[T any](c *Call, rs []T) error {
+	c.Begin()
+	for _, r := range rs {
+		if err := c.Record(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // last ends a stream that has begun with the error as its last record.

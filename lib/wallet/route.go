@@ -3,7 +3,6 @@ package wallet
 import (
 	"encoding/json"
 	"errors"
-	"strconv"
 
 	"top/lib/api"
 	"top/lib/sock"
@@ -94,17 +93,7 @@ func (a *Agent) getBatches(c *sock.Call) error {
 		all = append(all, a.batches[id].state())
 	}
 	a.mu.Unlock()
-	return records(c, all)
-}
-
-func records[T any](c *sock.Call, all []T) error {
-	c.Begin()
-	for _, r := range all {
-		if err := c.Record(r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return sock.Records(c, all)
 }
 
 func (a *Agent) postBatch(c *sock.Call) error {
@@ -119,7 +108,7 @@ func (a *Agent) resumeBatch(c *sock.Call) error {
 	return a.ResumeBatch(c.Context(), c.Arg("id"), c.Record)
 }
 
-func (a *Agent) getBudgets(c *sock.Call) error { return records(c, a.budgets.list(a)) }
+func (a *Agent) getBudgets(c *sock.Call) error { return sock.Records(c, a.budgets.list(a)) }
 
 func (a *Agent) postBudget(c *sock.Call) error {
 	var q api.Budget
@@ -177,11 +166,11 @@ func (a *Agent) postMessage(c *sock.Call) error {
 
 // getSigned streams the signing record as it is on disk.
 func (a *Agent) getSigned(c *sock.Call) error {
-	since, err := number(c, "since")
+	since, err := c.Count("since")
 	if err != nil {
 		return err
 	}
-	limit, err := number(c, "limit")
+	limit, err := c.Count("limit")
 	if err != nil {
 		return err
 	}
@@ -205,16 +194,4 @@ func (a *Agent) getSigned(c *sock.Call) error {
 		return nil
 	}
 	return err
-}
-
-func number(c *sock.Call, name string) (uint64, error) {
-	v := c.Query(name)
-	if v == "" {
-		return 0, nil
-	}
-	n, err := strconv.ParseUint(v, 10, 64)
-	if err != nil {
-		return 0, top.Errorf(top.Invalid, "%s=%q: want a number", name, v)
-	}
-	return n, nil
 }
