@@ -19,7 +19,7 @@ import (
 	"top/lib/top"
 )
 
-// The limits of a block and of the pool. docs/decisions/flood-mempool.md.
+// The limits of a block and of the pool. docs/decisions/0002-flood-mempool-first.md.
 const (
 	maxTx        = 1 << 20  // bytes of one transaction
 	maxBlock     = 4 << 20  // bytes of one block; larger ones are slower (economy.md)
