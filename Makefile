@@ -29,10 +29,7 @@ fault: build
 	TOP_FAULT_ROUNDS=10 CGO_ENABLED=0 $(GO) test -count=1 -timeout 40m -run Fault ./lib/... ./scripts
 
 fuzz:
-	@set -e; for p in $$($(GO) list ./lib/...); do \
-	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || :); do \
-	    echo "$$p $$f"; CGO_ENABLED=0 $(GO) test -run='^$$' -fuzz="^$$f\$$" -fuzztime=$(FUZZ) -fuzzminimizetime=10x $$p; \
-	  done; done
+	scripts/fuzz $(FUZZ)
 
 bench: build
 	scripts/bench
