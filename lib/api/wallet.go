@@ -88,17 +88,16 @@ type Payment struct {
 
 // A Batch says where a batch of payments stands.
 type Batch struct {
-	Type    string      `json:"type"` // "batch"
-	ID      string      `json:"id"`
-	State   string      `json:"state"` // "dry-run", "running", "stopped", "final"
-	Digest  top.ID      `json:"digest"`
-	Count   int         `json:"count"` // payments
-	Total   top.Amount  `json:"total"`
-	Fee     top.Amount  `json:"fee"` // of all parts
-	Parts   int         `json:"parts"`
-	Done    int         `json:"done"` // parts that are final
-	Paid    top.Amount  `json:"paid"` // by them
-	Balance *top.Amount `json:"balance,omitempty"`
+	Type   string     `json:"type"` // "batch"
+	ID     string     `json:"id"`
+	State  string     `json:"state"` // "dry-run", "running", "stopped", "final"
+	Digest top.ID     `json:"digest"`
+	Count  int        `json:"count"` // payments
+	Total  top.Amount `json:"total"`
+	Fee    top.Amount `json:"fee"` // of all parts
+	Parts  int        `json:"parts"`
+	Done   int        `json:"done"` // parts that are final
+	Paid   top.Amount `json:"paid"` // by them
 }
 
 // A BatchPart is one transaction of a batch that is final.
