@@ -951,7 +951,7 @@ func TestHistoryOfOthersIsRefused(t *testing.T) {
 		{"more than asked for", []api.Entry{entry(bob, 1), entry(bob, 2), entry(bob, 3), entry(bob, 4)}, 3, "does not belong"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			l := w.lightOf(&liar{world: w, history: func(c *sock.Call) error { return records(c, tc.tells) }})
+			l := w.lightOf(&liar{world: w, history: func(c *sock.Call) error { return sock.Records(c, tc.tells) }})
 			got := 0
 			err := l.api.History(t.Context(), bob, 0, 3, func(e api.Entry) error {
 				if got++; e.Kind != "trans[2Jfer" || e.Account != bob || int(e.Seq) != got {

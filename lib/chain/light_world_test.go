@@ -388,7 +388,7 @@ func (f *liar) getChannels(c *sock.Call) error {
 			rs = append(rs, channelAt(s, id, at))
 		}
 	}
-	return records(c, lied(f.channels, rs))
+	return sock.Records(c, lied(f.channels, rs))
 }
 
 func (f *liar) getNodes(c *sock.Call) error {
@@ -397,7 +397,7 @@ func (f *liar) getNodes(c *sock.Call) error {
 	for _, id := range s.Nodes(c.Query("service")) {
 		rs = append(rs, nodeAt(s, id, at))
 	}
-	return records(c, lied(f.nodes, rs))
+	return sock.Records(c, lied(f.nodes, rs))
 }
 
 // find is the truth about a transaction that is final at the head.
@@ -454,7 +454,7 @@ func (f *liar) show(c *sock.Call, h int) error {
 
 // getEvents shows every block below the head, then waits.
 func (f *liar) getEvents(c *sock.Call) error {
-	since, err := count(c, "since")
+	since, err := c.Count("since")
 	if err != nil {
 		return err
 	}
