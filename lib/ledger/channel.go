@@ -146,11 +146,11 @@ func (s *State) credit(c *Channel, claim *session.Claim) (top.Amount, error) {
 	if v.Seq < c.Seq {
 		return 0, fmt.Errorf("voucher %d is older than voucher %d, claimed before: %w", v.Seq, c.Seq, top.ErrDenied)
 	}
-	if err := v.Verify(s.cold[c.Payer].key); err != nil {
-		return 0, err
-	}
 	owed, err := claim.Owed()
 	if err != nil {
+		return 0, err
+	}
+	if err := claim.Verify(s.cold[c.Payer].key, s.now/1000); err != nil {
 		return 0, err
 	}
 	return max(min(owed, c.Cap), c.Paid) - c.Paid, nil

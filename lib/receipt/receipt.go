@@ -7,9 +7,11 @@
 // (lib/billing).
 //
 //	R1  a receipt holds only if the payer and the node signed its ticket, the
-//	    payer its voucher and the node the whole, all for one chain and channel
+//	    payer its voucher, the recipients their acknowledgements and the node the
+//	    whole, all for one chain and channel
 //	R2  what the log says was served, the payer promised: at least the ticks of
-//	    the session's live anchor, at most those and the voucher's settled amount
+//	    the session's live anchor, at most those, the voucher's settled amount
+//	    and what recipients acknowledged
 //	R3  units, price and service are the ticket's; the log's sum is whole units
 //	R4  a receipt, a log and a proof have one encoding each
 //	R5  a record is believed by its receipt bytes alone, and refused when any
@@ -41,7 +43,7 @@ import (
 const (
 	domain     = "top/receipt/1"    // of the node's signature
 	idDomain   = "top/receipt/id/1" // of the receipt's name
-	maxReceipt = 1 << 12            // bytes of an encoded receipt
+	maxReceipt = 1 << 16            // bytes of an encoded receipt
 )
 
 // A Receipt is a session's proof of service.
@@ -124,7 +126,7 @@ func (r Receipt) Verify() error {
 	if err := t.Verify(); err != nil {
 		return fmt.Errorf("receipt: %w", err)
 	}
-	if err := v.Verify(t.Payer); err != nil {
+	if err := r.Claim.Verify(t.Payer, 0); err != nil {
 		return fmt.Errorf("receipt of session %s: %w", t.Session, err)
 	}
 	if !keys.Verify(t.Node, domain, t.Chain, r.body(), r.Sig) {
@@ -144,9 +146,14 @@ func (r Receipt) covered() error {
 	}
 	ticks, _ := r.live()
 	least, ok1 := price.Mul(uint64(ticks))
+	delivered, err := r.Claim.Delivered()
+	if err != nil {
+		return fmt.Errorf("receipt of session %s: %w", r.Ticket.Session, err)
+	}
 	most, ok2 := r.Claim.Voucher.Amount.Add(least)
+	most, ok3 := most.Add(delivered)
 	switch {
-	case !ok1 || !ok2:
+	case !ok1 || !ok2 || !ok3:
 		return r.deny("%d ticks at %s TOP: more than there can ever be", ticks, price)
 	case r.LogSum < least:
 		return r.deny("its log sums to %s TOP and its ticks prove %s", r.LogSum, least)

@@ -19,7 +19,7 @@ var floors = map[string]string{
 	"wire": "top", "pipe": "top",
 	"keys": "top wire", "home": "top keys", "sock": "top home",
 	"tool": "top pipe", "api": "top pipe sock keys", "mesh": "top keys",
-	"session": "top wire keys", "audit": "top wire keys", "capacity": "top wire keys", "envelope": "top wire keys", "cross": "top wire keys",
+	"session": "top wire keys", "delivery": "top keys session", "audit": "top wire keys", "capacity": "top wire keys", "envelope": "top wire keys", "cross": "top wire keys",
 	"receipt": "top wire keys session",
 	"billing": "top receipt session",
 	"quality": "top receipt capacity",
@@ -34,7 +34,7 @@ var floors = map[string]string{
 
 const (
 	engines = "wallet chain relay vpn media store"
-	pure    = "session receipt billing ledger cross audit capacity quality route"
+	pure    = "session delivery receipt billing ledger cross audit capacity quality route"
 	ground  = "top wire pipe sock home keys"
 	tests   = "testnet tool/tooltest"
 )

@@ -19,7 +19,8 @@ const (
 	VoucherEvery = 10 * time.Second // and at least this often
 	maxText      = 32               // bytes of a service's or a unit's name
 	maxHold      = 8                // tiers in an offer
-	maxVoucher   = 1 << 11          // bytes of an encoded voucher
+	maxVoucher   = 1 << 13          // bytes of an encoded voucher
+	maxClaim     = 1 << 15          // bytes of an encoded claim
 	maxTicket    = 1 << 9           // bytes of an encoded ticket
 )
 
@@ -205,15 +206,17 @@ type Anchor struct {
 	N       uint32 // ticks that it can pay
 }
 
-// A Voucher is the payer's promise: Amount for all that is past, and what the
-// ticks on its anchors prove beyond it. Amounts accumulate, not units, so that
-// sessions of different prices share a channel.
+// A Voucher is the payer's promise: Amount for all that is past, and beyond it
+// what the ticks on its anchors prove and what recipients acknowledge of its
+// asides. Amounts accumulate, not units, so that sessions of different prices
+// share a channel.
 type Voucher struct {
 	Chain   top.ChainID
 	Channel top.ID
 	Seq     uint64
 	Amount  top.Amount
 	Anchors []Anchor
+	Asides  []Aside // in the order of their recipients' addresses
 	Sig     [64]byte
 }
 
@@ -229,6 +232,12 @@ func (v Voucher) body() []byte {
 		e.Raw(a.Root[:])
 		e.Uint(uint64(a.N))
 	}
+	e.Uint(uint64(len(v.Asides)))
+	for _, a := range v.Asides {
+		e.Raw(a.Recipient[:])
+		e.Amount(a.Base)
+		e.Amount(a.Amount)
+	}
 	return e.Out()
 }
 
@@ -241,7 +250,8 @@ func (v Voucher) Encode() []byte {
 }
 
 // Decode reads the canonical form and refuses every other: also more than
-// MaxAnchors, more than MaxSteps in all, a session twice, an anchor of no ticks.
+// MaxAnchors, more than MaxSteps in all, a session twice, an anchor of no ticks,
+// more than MaxAsides, asides out of order.
 func (v *Voucher) Decode(b []byte) error {
 	d := wire.Decode(b, maxVoucher)
 	v.get(d)
@@ -257,6 +267,13 @@ func (v *Voucher) get(d *wire.Decoder) {
 		d.Fill(a.Session[:])
 		a.Price, a.Root, a.N = d.Amount(), d.ID(), d.Uint32()
 		v.Anchors = append(v.Anchors, a)
+	}
+	v.Asides = nil
+	for range d.Count(MaxAsides, 34) {
+		var a Aside
+		d.Fill(a.Recipient[:])
+		a.Base, a.Amount = d.Amount(), d.Amount()
+		v.Asides = append(v.Asides, a)
 	}
 	d.Fill(v.Sig[:])
 	if d.Err() == nil {
@@ -283,7 +300,7 @@ func (v Voucher) wellFormed() error {
 	if len(v.Anchors) > MaxAnchors || steps > MaxSteps {
 		return fmt.Errorf("voucher %d: %d anchors of %d ticks, limits %d and %d: %w", v.Seq, len(v.Anchors), steps, MaxAnchors, MaxSteps, top.ErrInvalid)
 	}
-	return nil
+	return v.asidesFormed()
 }
 
 // Sign signs as the payer.
@@ -303,13 +320,19 @@ func (v Voucher) Verify(payer top.Address) error {
 	return nil
 }
 
-// Exposure is the most that the voucher can cost its payer: the amount, and
-// every tick of every anchor.
+// Exposure is the most that the voucher can cost its payer: the amount, every
+// tick of every anchor, and all that is set aside.
 func (v Voucher) Exposure() (top.Amount, error) {
 	sum := v.Amount
 	for _, a := range v.Anchors {
 		var err error
 		if sum, err = addUnits(sum, a.Price, uint64(a.N)); err != nil {
+			return 0, err
+		}
+	}
+	for _, a := range v.Asides {
+		var err error
+		if sum, err = addUnits(sum, a.Amount-a.Base, 1); err != nil {
 			return 0, err
 		}
 	}
@@ -369,11 +392,12 @@ func (t *Tick) Decode(b []byte) error {
 	return d.End()
 }
 
-// A Claim is what a provider shows to be paid: one voucher and the highest tick
-// of each of its anchors.
+// A Claim is what a provider shows to be paid: one voucher, the highest tick of
+// each of its anchors, and what recipients acknowledged of its asides.
 type Claim struct {
 	Voucher Voucher
 	Ticks   []Tick // in the order of Voucher.Anchors; I is 0 where there is none
+	Acks    []Ack  // in the order of Voucher.Asides, and of their From
 }
 
 // Put encodes the claim (docs/wire.md, "Claim").
@@ -384,6 +408,10 @@ func (c Claim) Put(e *wire.Encoder) {
 		if t.I > 0 {
 			e.Raw(t.W[:])
 		}
+	}
+	e.Uint(uint64(len(c.Acks)))
+	for _, a := range c.Acks {
+		e.Bytes(a.Encode())
 	}
 }
 
@@ -401,6 +429,15 @@ func (c *Claim) Get(d *wire.Decoder) {
 		}
 		c.Ticks = append(c.Ticks, t)
 	}
+	c.Acks = nil
+	for range d.Count(MaxAsides, 100) {
+		var a Ack
+		if err := a.Decode(d.Bytes(MaxAck)); err != nil {
+			d.Fail("%v", err)
+			return
+		}
+		c.Acks = append(c.Acks, a)
+	}
 }
 
 // Encode is the canonical form.
@@ -412,13 +449,28 @@ func (c Claim) Encode() []byte {
 
 // Decode reads the canonical form and refuses every other.
 func (c *Claim) Decode(b []byte) error {
-	d := wire.Decode(b, maxVoucher+MaxAnchors*40)
+	d := wire.Decode(b, maxClaim)
 	c.Get(d)
 	return d.End()
 }
 
+// Verify checks the voucher's signature and those of every acknowledgement, for
+// a time in unix seconds at which the devices' certificates must hold; 0 asks for
+// no time. It does not check the ticks.
+func (c Claim) Verify(payer top.Address, now uint64) error {
+	if err := c.Voucher.Verify(payer); err != nil {
+		return err
+	}
+	for _, a := range c.Acks {
+		if err := a.Verify(c.Voucher.Chain, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Owed is what the claim proves, before the channel's cap: at most MaxSteps
-// hashes. It does not check the voucher's signature.
+// hashes. It checks no signature.
 func (c Claim) Owed() (top.Amount, error) {
 	v := c.Voucher
 	if err := v.wellFormed(); err != nil {
@@ -441,7 +493,11 @@ func (c Claim) Owed() (top.Amount, error) {
 			return 0, err
 		}
 	}
-	return owed, nil
+	delivered, err := c.Delivered()
+	if err != nil {
+		return 0, err
+	}
+	return addUnits(owed, delivered, 1)
 }
 
 // Hash applies SHA-256 n times to w.

@@ -78,6 +78,28 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// deliveries are what pays for messages to the account of seed 03.
+func deliveries(t *testing.T, put func(string, []byte), chain top.ChainID, payer keys.Private) {
+	recipient, device := keys.FromSeed([32]byte{3}), keys.FromSeed([32]byte{4})
+	cert := keys.Certificate{Chain: chain, Account: recipient.Public(), Role: "device", Key: device.Public(), Expiry: 1_800_000_000}
+	must(t, cert.Sign(recipient.Signer()))
+	put("certificate", cert.Encode())
+	root := session.Extend(session.Extend(top.ID{}, top.ID{1}), top.ID{2})
+	put("ack-root", idBytes(root))
+	ack := session.Ack{Channel: top.ID{0xcc}, From: 10_000, To: 30_000, Count: 2, Root: root, Cert: cert}
+	must(t, ack.Sign(device.Signer()))
+	put("ack", ack.Encode())
+	v := session.Voucher{Chain: chain, Channel: top.ID{0xcc}, Seq: 4, Amount: 60_000, Asides: []session.Aside{{Recipient: recipient.Public(), Base: 10_000, Amount: 40_000}}}
+	must(t, v.Sign(payer.Signer()))
+	put("voucher-aside", v.Encode())
+	claim := session.Claim{Voucher: v, Acks: []session.Ack{ack}}
+	put("claim-ack", claim.Encode())
+	must(t, claim.Verify(payer.Public(), 1_700_000_000))
+	if owed, err := claim.Owed(); err != nil || owed != 80_000 {
+		t.Errorf("the claim owes %s, %v", owed, err)
+	}
+}
+
 func sessions(t *testing.T, put func(string, []byte), chain top.ChainID, payer, node keys.Private) {
 	var e wire.Encoder
 	offer().Put(&e)
@@ -99,6 +121,7 @@ func sessions(t *testing.T, put func(string, []byte), chain top.ChainID, payer, 
 	put("renewal", session.Renewal{Voucher: voucher, Base: []uint64{5}}.Encode())
 	put("tick", tick.Encode())
 	put("claim", claim.Encode())
+	deliveries(t, put, chain, payer)
 	leaves := []receipt.Leaf{{Amount: 50_000, Entry: top.ID{1}}, {Amount: 30_000, Entry: top.ID{2}}, {Amount: 10_000, Entry: top.ID{3}}}
 	var log receipt.Log
 	for _, l := range leaves {
