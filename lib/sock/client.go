@@ -112,6 +112,30 @@ func (c *Client) Stream(ctx context.Context, method, path string, in any, each f
 	if err != nil {
 		return err
 	}
+	return c.records(ctx, path, res, each)
+}
+
+// Upload posts body as it is and calls each with every record of the answer, as
+// Stream does.
+func (c *Client) Upload(ctx context.Context, path string, body io.Reader, each func(json.RawMessage) error) error {
+	res, err := c.ask(ctx, "POST", path, body)
+	if err != nil {
+		return err
+	}
+	return c.records(ctx, path, res, each)
+}
+
+// Open reads an answer as it is. The caller closes it.
+func (c *Client) Open(ctx context.Context, path string) (io.ReadCloser, error) {
+	res, err := c.ask(ctx, "GET", path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
+// records reads an NDJSON answer to its end.
+func (c *Client) records(ctx context.Context, path string, res *http.Response, each func(json.RawMessage) error) error {
 	defer res.Body.Close()
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(make([]byte, 0, min(64<<10, c.record)), c.record)
@@ -154,6 +178,11 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 		}
 		body = bytes.NewReader(b)
 	}
+	return c.ask(ctx, method, path, body)
+}
+
+// ask sends a request and gives an answer of status 200, or the error in it.
+func (c *Client) ask(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	q, err := http.NewRequestWithContext(ctx, method, "http://top"+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("call %s: %w", path, err)

@@ -48,6 +48,9 @@ func (a Access) String() string {
 // maxBody bounds what a caller may send, unless the route says otherwise.
 const maxBody = 1 << 20
 
+// Unlimited is the MaxBody of a route that reads its body as a stream.
+const Unlimited = -1
+
 // A Route is one line of a daemon's table.
 type Route struct {
 	Method string // "GET" to read, "POST" to change
@@ -56,7 +59,7 @@ type Route struct {
 	Public bool // also served to strangers, by Handler(true)
 	Handle func(*Call) error
 
-	MaxBody int64 // bytes that a caller may send; 0 is 1 MiB
+	MaxBody int64 // bytes that a caller may send; 0 is 1 MiB, Unlimited reads Call.Body to its end
 }
 
 // Config says what a Server serves.
@@ -204,7 +207,7 @@ func (s *Server) answer(r Route, public bool, w http.ResponseWriter, q *http.Req
 	c := &Call{Request: q, w: w}
 	err := allow(r, public, q)
 	if err == nil {
-		if q.Body != nil {
+		if q.Body != nil && r.MaxBody != Unlimited {
 			q.Body = http.MaxBytesReader(w, q.Body, cmp.Or(r.MaxBody, maxBody))
 		}
 		err = r.Handle(c)
@@ -344,6 +347,13 @@ func (c *Call) JSON(v any) error {
 func (c *Call) Bytes(kind string, b []byte) error {
 	c.w.Header().Set("Content-Type", kind)
 	_, err := c.w.Write(b)
+	return err
+}
+
+// Copy answers with all that r gives, of a content type.
+func (c *Call) Copy(kind string, r io.Reader) error {
+	c.w.Header().Set("Content-Type", kind)
+	_, err := io.Copy(c.w, r)
 	return err
 }
 
