@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"top/lib/home"
 	"top/lib/ledger"
 	"top/lib/top"
-	"top/lib/wallet"
 )
 
 // A node key that tries to spend its owner's money is refused at the door, and
@@ -25,7 +25,7 @@ func TestDenyNodeKeyThatSpends(t *testing.T) {
 	n := start(t)
 	n.run("bob", "top-wallet", "register", "--name", "bob", "--offer", "service=relay,unit=message,price=0.0001,window=64")
 	bob := strings.TrimSpace(n.run("bob", "top-wallet", "address"))
-	key, err := wallet.NodeKey(n.home("bob"), "")
+	key, err := home.NodeKey(n.home("bob"), "")
 	if err != nil {
 		t.Fatal(err)
 	}

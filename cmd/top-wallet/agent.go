@@ -75,7 +75,7 @@ func checkKey(dir home.Dir) tool.Check {
 }
 
 func checkNodeKey(dir home.Dir) tool.Check {
-	if _, err := wallet.NodeKey(dir, ""); err != nil {
+	if _, err := home.NodeKey(dir, ""); err != nil {
 		return tool.Check{Name: "node key", State: tool.Warn, Detail: err.Error(), Fix: "top-wallet import writes it again from the words"}
 	}
 	return tool.Check{Name: "node key", State: tool.OK, Detail: "here"}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"top/lib/api"
+	"top/lib/home"
 	"top/lib/session"
 	"top/lib/tool"
 	"top/lib/top"
@@ -154,7 +155,7 @@ func settlerOf(c *tool.Call, chain *api.Chain) (s wallet.Settler, err error) {
 	if err != nil {
 		return s, err
 	}
-	key, err := wallet.NodeKey(dir, c.String("node-key"))
+	key, err := home.NodeKey(dir, c.String("node-key"))
 	return wallet.Settler{Chain: chain, Node: key, Wait: c.Duration("wait")}, err
 }
 

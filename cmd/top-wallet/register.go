@@ -6,10 +6,10 @@ import (
 	"strings"
 
 	"top/lib/api"
+	"top/lib/home"
 	"top/lib/ledger"
 	"top/lib/tool"
 	"top/lib/top"
-	"top/lib/wallet"
 )
 
 func registerVerb() tool.Verb {
@@ -50,7 +50,7 @@ func register(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
-	node, err := wallet.NodeKey(dir, c.String("node-key"))
+	node, err := home.NodeKey(dir, c.String("node-key"))
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func rehearse(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
-	node, err := wallet.NodeKey(dir, c.String("node-key"))
+	node, err := home.NodeKey(dir, c.String("node-key"))
 	if err != nil {
 		return err
 	}

@@ -79,21 +79,23 @@ type Params struct {
 // An Account is what the chain says of an address at a header, with the proof.
 // Exists false is proven too.
 type Account struct {
-	Type      string      `json:"type"` // "account"
-	Address   top.Address `json:"address"`
-	Exists    bool        `json:"exists"`
-	Index     uint32      `json:"index"`
-	Balance   top.Amount  `json:"balance"`
-	Locked    top.Amount  `json:"locked"`
-	Unlocking top.Amount  `json:"unlocking"`
-	UnlockAt  *top.Time   `json:"unlock_at,omitempty"`
-	Nonce     top.Count   `json:"nonce"`     // the highest used
-	Window    top.Count   `json:"window"`    // bit i: nonce-i is used
-	Allowance top.Count   `json:"allowance"` // bytes, at the header's time
-	Node      *top.NodeID `json:"node,omitempty"`
-	Channels  uint32      `json:"channels"` // open channels that it pays for
-	At        Header      `json:"at"`
-	Proof     Bytes       `json:"proof"` // ledger.AccountProof
+	Type       string      `json:"type"` // "account"
+	Address    top.Address `json:"address"`
+	Exists     bool        `json:"exists"`
+	Index      uint32      `json:"index"`
+	Balance    top.Amount  `json:"balance"`
+	Locked     top.Amount  `json:"locked"`
+	Unlocking  top.Amount  `json:"unlocking"`
+	UnlockAt   *top.Time   `json:"unlock_at,omitempty"`
+	Nonce      top.Count   `json:"nonce"`     // the highest used
+	Window     top.Count   `json:"window"`    // bit i: nonce-i is used
+	Allowance  top.Count   `json:"allowance"` // bytes, at the header's time
+	Node       *top.NodeID `json:"node,omitempty"`
+	Channels   uint32      `json:"channels"`         // open channels that it pays for
+	Mailbox    top.ID      `json:"mailbox,omitzero"` // digest of its newest mailbox record
+	MailboxSeq top.Count   `json:"mailbox_seq,omitempty"`
+	At         Header      `json:"at"`
+	Proof      Bytes       `json:"proof"` // ledger.AccountProof
 }
 
 // A Channel is one payment channel at a header, with the proof. Exists false

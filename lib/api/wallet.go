@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"top/lib/keys"
 	"top/lib/sock"
 	"top/lib/top"
 )
@@ -34,19 +35,21 @@ type WalletStatus struct {
 // A Spend asks the agent for one transaction of the account. Which fields count
 // depends on Kind.
 type Spend struct {
-	ID       string      `json:"id"`   // names the wish: the same id twice has the effect of one
-	Kind     string      `json:"kind"` // "transfer", "lock", "unlock", "register", "unregister", "open", "close", "reclaim"
-	To       top.Address `json:"to,omitzero"`
-	Amount   top.Amount  `json:"amount,omitempty"` // nano: paid, locked, unlocked, or the cap of a channel
-	Memo     string      `json:"memo,omitempty"`
-	Channel  top.ID      `json:"channel,omitzero"`
-	LastsMs  top.Count   `json:"lasts_ms,omitempty"` // how long a channel is open
-	Service  string      `json:"service,omitempty"`  // whose budget bounds the cap of a channel; "" is none
-	Node     *NodeOffer  `json:"node,omitempty"`     // of a register
-	DryRun   bool        `json:"dry_run,omitempty"`
-	NoSubmit bool        `json:"no_submit,omitempty"` // sign and give back, do not submit
-	VoidMs   top.Count   `json:"void_ms,omitempty"`   // how long the transaction is good for; 0 is 2 minutes
-	WaitMs   top.Count   `json:"wait_ms,omitempty"`   // how long to wait until it is final
+	ID         string      `json:"id"`   // names the wish: the same id twice has the effect of one
+	Kind       string      `json:"kind"` // "transfer", "lock", "unlock", "register", "unregister", "open", "close", "reclaim", "mailbox"
+	To         top.Address `json:"to,omitzero"`
+	Amount     top.Amount  `json:"amount,omitempty"` // nano: paid, locked, unlocked, or the cap of a channel
+	Memo       string      `json:"memo,omitempty"`
+	Channel    top.ID      `json:"channel,omitzero"`
+	LastsMs    top.Count   `json:"lasts_ms,omitempty"` // how long a channel is open
+	Service    string      `json:"service,omitempty"`  // whose budget bounds the cap of a channel; "" is none
+	Node       *NodeOffer  `json:"node,omitempty"`     // of a register
+	Mailbox    top.ID      `json:"mailbox,omitzero"`   // digest of a mailbox record
+	MailboxSeq top.Count   `json:"mailbox_seq,omitempty"`
+	DryRun     bool        `json:"dry_run,omitempty"`
+	NoSubmit   bool        `json:"no_submit,omitempty"` // sign and give back, do not submit
+	VoidMs     top.Count   `json:"void_ms,omitempty"`   // how long the transaction is good for; 0 is 2 minutes
+	WaitMs     top.Count   `json:"wait_ms,omitempty"`   // how long to wait until it is final
 }
 
 // A NodeOffer is what a node registers. NodeSig proves that its key agrees.
@@ -165,9 +168,16 @@ type SignRequest struct {
 	Body    Bytes      `json:"body"`
 }
 
+// A CertificateRequest asks the agent to let a key act for the account.
+type CertificateRequest struct {
+	Role   string    `json:"role"` // "device"
+	Key    Bytes     `json:"key"`
+	Expiry top.Count `json:"expiry"` // unix seconds; 0 is 90 days from now
+}
+
 // A SignAnswer is the signed wire form.
 type SignAnswer struct {
-	Type string `json:"type"` // "signed-voucher" or "signed-ticket"
+	Type string `json:"type"` // "signed-voucher", "signed-ticket", "signed-certificate" or "signed-mailbox"
 	Body Bytes  `json:"body"`
 }
 
@@ -237,6 +247,29 @@ func (w *Wallet) SignTicket(ctx context.Context, q SignRequest) (a SignAnswer, e
 // SignMessage asks for a signature of content, by its SHA-256.
 func (w *Wallet) SignMessage(ctx context.Context, digest top.ID) (s MessageSignature, err error) {
 	return s, w.c.Post(ctx, "/v1/messages", map[string]top.ID{"digest": digest}, &s)
+}
+
+// Certify asks for a certificate of a key for the role of a device, until a time in
+// unix seconds at most 90 days ahead.
+func (w *Wallet) Certify(ctx context.Context, key [32]byte, expiry uint64) (c keys.Certificate, err error) {
+	var a SignAnswer
+	if err := w.c.Post(ctx, "/v1/certificates", CertificateRequest{Role: "device", Key: key[:], Expiry: top.Count(expiry)}, &a); err != nil {
+		return c, err
+	}
+	return c, c.Decode(a.Body)
+}
+
+// SignMailbox asks for the account's signature of the body of a mailbox record.
+func (w *Wallet) SignMailbox(ctx context.Context, body []byte) (sig [64]byte, err error) {
+	var a SignAnswer
+	if err := w.c.Post(ctx, "/v1/mailboxes", SignRequest{Body: body}, &a); err != nil {
+		return sig, err
+	}
+	if len(a.Body) != len(sig) {
+		return sig, fmt.Errorf("a signature of %d bytes: %w", len(a.Body), top.ErrInvalid)
+	}
+	copy(sig[:], a.Body)
+	return sig, nil
 }
 
 // Record calls each with every entry of the signing record after since.

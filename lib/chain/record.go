@@ -22,6 +22,7 @@ func accountRecord(p ledger.Params, address top.Address, a ledger.Account, index
 		t := top.UnixMilli(int64(a.UnlockAt) * 1000)
 		r.UnlockAt = &t
 	}
+	r.Mailbox, r.MailboxSeq = a.Mailbox, top.Count(a.MailSeq)
 	if !a.Node.IsZero() {
 		r.Node = &a.Node
 	}

@@ -250,3 +250,6 @@ func (c *Carrier) claim(v session.Voucher) session.Claim {
 	}
 	return claimOf(v, all)
 }
+
+// Config is what the carrier was made with.
+func (c *Carrier) Config() CarrierConfig { return c.cfg }

@@ -111,19 +111,24 @@ func (s *Sender) Place(recipient top.Address, cost top.Amount, expiry uint64, no
 	if len(l.held) == 0 && s.waiting() >= session.MaxAsides {
 		return Place{}, fmt.Errorf("%d recipients wait on this channel: %w", session.MaxAsides, top.ErrBusy)
 	}
-	used, err := s.exposure()
-	if err != nil {
-		return Place{}, err
-	}
 	to, ok := l.Placed.Add(cost)
-	if !ok || used+cost > s.cfg.Cap || cost == 0 {
-		return Place{}, fmt.Errorf("%s TOP are promised on the channel, its cap is %s, the message costs %s: %w", used, s.cfg.Cap, cost, top.ErrDenied)
+	if room := s.Room(); !ok || cost > room || cost == 0 {
+		return Place{}, fmt.Errorf("%s TOP of the channel's cap are left, the message costs %s: %w", room, cost, top.ErrDenied)
 	}
 	s.lines[recipient] = l
 	p := Place{recipient, l.Placed, to}
 	l.Placed = to
 	l.held = append(l.held, held{to, expiry})
 	return p, nil
+}
+
+// Room is what of the cap is not placed or promised.
+func (s *Sender) Room() top.Amount {
+	used := s.amount
+	for _, l := range s.lines {
+		used += l.Placed - l.Base
+	}
+	return s.cfg.Cap - min(used, s.cfg.Cap)
 }
 
 // waiting is how many recipients have messages that are not settled.

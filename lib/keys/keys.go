@@ -8,9 +8,11 @@
 package keys
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/oasisprotocol/curve25519-voi/primitives/ed25519"
 
@@ -38,6 +40,15 @@ func Generate(rand io.Reader) (Private, error) {
 		return Private{}, fmt.Errorf("draw key: %w", err)
 	}
 	return FromSeed(seed), nil
+}
+
+// ParseSeed is the key whose seed is written as 64 hex digits.
+func ParseSeed(text string) (Private, error) {
+	b, err := hex.DecodeString(strings.TrimSpace(text))
+	if err != nil || len(b) != 32 {
+		return Private{}, fmt.Errorf("not a key: want 64 hex digits: %w", top.ErrInvalid)
+	}
+	return FromSeed([32]byte(b)), nil
 }
 
 // FromSeed is the key of a 32-byte seed.

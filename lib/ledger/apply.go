@@ -120,6 +120,8 @@ func (s *State) run(t *Tx) Result {
 		return s.payerClose(t, b)
 	case *Reclaim:
 		return s.reclaim(t, b)
+	case *Mailbox:
+		return s.mailbox(t, b)
 	}
 	return fail(fmt.Errorf("no such transaction kind: %w", top.ErrInvalid))
 }
@@ -417,6 +419,15 @@ func (s *State) lock(t *Tx, b *Lock) Result {
 	h.balance -= b.Amount
 	c.locked += b.Amount
 	return s.done(Move{t.From, Out, b.Amount, t.From})
+}
+
+func (s *State) mailbox(t *Tx, b *Mailbox) Result {
+	c := &s.cold[t.From]
+	if b.Seq <= c.mailSeq {
+		return fail(fmt.Errorf("mailbox record %d: number %d is on the chain already: %w", b.Seq, c.mailSeq, top.ErrDenied))
+	}
+	c.mailbox, c.mailSeq = b.Digest, b.Seq
+	return s.done()
 }
 
 func (s *State) unlock(t *Tx, b *Unlock) Result {

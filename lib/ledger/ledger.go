@@ -47,6 +47,8 @@ type Account struct {
 	Unlocking top.Amount
 	UnlockAt  uint64 // unix seconds
 	Channels  uint32 // open channels that it pays for
+	Mailbox   top.ID // digest of its newest mailbox record; zero when it has none
+	MailSeq   uint64 // number of that record
 }
 
 type hot struct {
@@ -64,12 +66,14 @@ type cold struct {
 	unlocking top.Amount
 	unlockAt  uint64
 	channels  uint32
+	mailSeq   uint64
+	mailbox   top.ID
 }
 
 // hotSize and coldSize are the bytes of one account in a page.
 const (
 	hotSize  = 40
-	coldSize = 92
+	coldSize = 132
 )
 
 func (h *hot) put(b []byte) {
@@ -95,6 +99,8 @@ func (c *cold) put(b []byte) {
 	binary.BigEndian.PutUint64(b[72:], uint64(c.unlocking))
 	binary.BigEndian.PutUint64(b[80:], c.unlockAt)
 	binary.BigEndian.PutUint32(b[88:], c.channels)
+	binary.BigEndian.PutUint64(b[92:], c.mailSeq)
+	copy(b[100:], c.mailbox[:])
 }
 
 func (c *cold) get(b []byte) {
@@ -104,6 +110,8 @@ func (c *cold) get(b []byte) {
 	c.unlocking = top.Amount(binary.BigEndian.Uint64(b[72:]))
 	c.unlockAt = binary.BigEndian.Uint64(b[80:])
 	c.channels = binary.BigEndian.Uint32(b[88:])
+	c.mailSeq = binary.BigEndian.Uint64(b[92:])
+	copy(c.mailbox[:], b[100:])
 }
 
 // State is the whole ledger at one height. It is not safe for concurrent use.
@@ -207,6 +215,7 @@ func join(h hot, c cold) Account {
 	return Account{
 		Balance: h.balance, Nonce: h.nonce, Window: h.window, Allowance: h.allowance, AllowanceAt: h.allowanceAt,
 		Key: c.key, Node: c.node, Locked: c.locked, Unlocking: c.unlocking, UnlockAt: c.unlockAt, Channels: c.channels,
+		Mailbox: c.mailbox, MailSeq: c.mailSeq,
 	}
 }
 

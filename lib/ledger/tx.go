@@ -31,12 +31,14 @@ const (
 	KindClaim
 	KindClose
 	KindReclaim
+	KindMailbox
 )
 
 var kindNames = [...]string{
 	KindTransfer: "transfer", KindBatch: "batch", KindLock: "lock", KindUnlock: "unlock",
 	KindRegister: "register", KindUnregister: "unregister",
 	KindOpen: "open", KindClaim: "claim", KindClose: "close", KindReclaim: "reclaim",
+	KindMailbox: "mailbox",
 }
 
 func (k Kind) String() string {
@@ -101,6 +103,8 @@ func newBody(k Kind) Body {
 		return new(Close)
 	case KindReclaim:
 		return new(Reclaim)
+	case KindMailbox:
+		return new(Mailbox)
 	}
 	return nil
 }
@@ -448,3 +452,15 @@ type Reclaim struct{ Channel top.ID }
 func (*Reclaim) Kind() Kind            { return KindReclaim }
 func (b *Reclaim) put(e *wire.Encoder) { e.Raw(b.Channel[:]) }
 func (b *Reclaim) get(d *wire.Decoder) { b.Channel = d.ID() }
+
+// Mailbox says which mailbox record of the sender is the newest, by its digest and
+// its number, which only rises.
+type Mailbox struct {
+	Digest top.ID
+	Seq    uint64
+}
+
+// Kind is KindMailbox.
+func (*Mailbox) Kind() Kind            { return KindMailbox }
+func (b *Mailbox) put(e *wire.Encoder) { e.Raw(b.Digest[:]); e.Uint(b.Seq) }
+func (b *Mailbox) get(d *wire.Decoder) { b.Digest, b.Seq = d.ID(), d.Uint() }

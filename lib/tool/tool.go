@@ -314,7 +314,7 @@ func (f Flag) value(s string) (any, error) {
 	case Int:
 		v, err = strconv.Atoi(s)
 	case Duration:
-		d, bad := time.ParseDuration(s)
+		d, bad := parseDuration(s)
 		if bad == nil && d < 0 {
 			return nil, fmt.Errorf("%s is less than no time", s)
 		}
@@ -331,4 +331,19 @@ func (f Flag) value(s string) (any, error) {
 		return nil, fmt.Errorf("%q is not a value of kind %s", s, f.Kind)
 	}
 	return v, nil
+}
+
+// parseDuration reads what time.ParseDuration does, and days before it: "30d",
+// "1d12h". A day is 24 hours.
+func parseDuration(s string) (time.Duration, error) {
+	days, rest, ok := strings.Cut(s, "d")
+	if !ok {
+		return time.ParseDuration(s)
+	}
+	n, err := strconv.ParseUint(days, 10, 16)
+	if err != nil || rest == "" {
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	d, err := time.ParseDuration(rest)
+	return time.Duration(n)*24*time.Hour + d, err
 }

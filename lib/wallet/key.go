@@ -140,20 +140,3 @@ func Unlock(dir home.Dir, passphrase []byte) (keys.Private, error) {
 	account, _, err := derive(words)
 	return account, err
 }
-
-// NodeKey reads a node key: a file of 64 hex digits that only its owner may
-// read; "" is the home's.
-func NodeKey(dir home.Dir, path string) (keys.Private, error) {
-	if path == "" {
-		path = nodeFile(dir)
-	}
-	raw, err := home.ReadSecret(path)
-	if err != nil {
-		return keys.Private{}, err
-	}
-	b, err := hex.DecodeString(strings.TrimSpace(string(raw)))
-	if err != nil || len(b) != 32 {
-		return keys.Private{}, top.Errorf(top.Invalid, "%s is not a node key: want 64 hex digits", path)
-	}
-	return keys.FromSeed([32]byte(b)), nil
-}

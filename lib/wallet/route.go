@@ -28,6 +28,8 @@ func (a *Agent) routes() []sock.Route {
 		{Method: "POST", Path: "/v1/vouchers", Access: w, Handle: a.postVoucher},
 		{Method: "POST", Path: "/v1/tickets", Access: w, Handle: a.postTicket},
 		{Method: "POST", Path: "/v1/messages", Access: w, Handle: a.postMessage},
+		{Method: "POST", Path: "/v1/certificates", Access: w, Handle: a.postCertificate},
+		{Method: "POST", Path: "/v1/mailboxes", Access: w, Handle: a.postMailbox},
 		{Method: "GET", Path: "/v1/signed", Access: w, Handle: a.getSigned},
 	}
 }

@@ -287,6 +287,8 @@ func (a *Agent) body(ctx context.Context, q api.Spend, from Balance, params ledg
 		return &ledger.Unregister{}, nil
 	case "open":
 		return a.openBody(ctx, q, from, params)
+	case "mailbox":
+		return &ledger.Mailbox{Digest: q.Mailbox, Seq: uint64(q.MailboxSeq)}, nil
 	case "close", "reclaim":
 		return a.endBody(ctx, q)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"top/lib/api"
+	"top/lib/home"
 	"top/lib/keys"
 	"top/lib/ledger"
 	"top/lib/session"
@@ -573,7 +574,7 @@ func TestWords(t *testing.T) {
 	if got, err := Load(other); err != nil || got != id {
 		t.Errorf("%+v %v", got, err)
 	}
-	if n, err := NodeKey(other, ""); err != nil || n.Public() != [32]byte(id.Node) {
+	if n, err := home.NodeKey(other, ""); err != nil || n.Public() != [32]byte(id.Node) {
 		t.Errorf("%v", err)
 	}
 	_, err = Create(other, aliceWords, pass, bytes.NewReader(make([]byte, 100)))

@@ -1,0 +1,654 @@
+package relay
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"top/lib/api"
+	"top/lib/delivery"
+	"top/lib/envelope"
+	"top/lib/top"
+)
+
+const (
+	intakeGroup  = 64       // envelopes that are made durable together
+	intakeBytes  = 16 << 20 // or bytes of files
+	maxRequests  = 1000     // messages of strangers that wait
+	maxOfRequest = 32       // of one stranger
+	stillness    = 20 * time.Millisecond
+)
+
+// An inMessage is a message that we received, as it is kept.
+type inMessage struct {
+	Seq      uint64
+	ID       string
+	From     top.Address
+	Name     string `json:",omitempty"`
+	Text     bool
+	Size     uint64
+	SHA      top.ID
+	Body     []byte   `json:",omitempty"`
+	File     [16]byte // zero when the body is here
+	Sent     int64
+	Received int64
+	State    string // "new", "read", "request"
+	Node     top.NodeID
+	Channel  top.ID
+	Envelope top.ID
+}
+
+// An inFile is a file of which chunks arrive.
+type inFile struct {
+	Message inMessage
+	Key     [32]byte
+	Chunks  uint32
+	Got     []byte // a bit for each chunk
+	Have    uint32
+
+	f     *os.File
+	sum   hash.Hash // of the chunks up to next, while they come in order
+	next  uint32
+	dirty bool
+}
+
+func (f *inFile) has(i uint32) bool { return f.Got[i/8]&(1<<(i%8)) != 0 }
+
+// An intake takes what one relay hands over. Many envelopes become durable
+// together; only then are they acknowledged (M1).
+type intake struct {
+	a     *agent
+	l     *link
+	s     *stream
+	b     *pebble.Batch // indexed: it reads what it wrote
+	n     int
+	bytes int
+	acks  map[top.ID]delivery.Reader
+	skips []top.ID
+	nays  map[top.ID][]top.ID // refused, by channel
+	files map[*inFile]bool
+	done  []*inFile
+	held  bool // the lock
+}
+
+func (a *agent) newIntake(l *link, s *stream) *intake { return &intake{a: a, l: l, s: s} }
+
+// begin takes the lock for a group.
+func (in *intake) begin() {
+	if in.held {
+		return
+	}
+	in.a.intake.Lock()
+	in.held = true
+	in.b = in.a.db.db.NewIndexedBatch()
+	in.n, in.bytes, in.skips, in.done = 0, 0, nil, nil
+	in.acks, in.nays, in.files = map[top.ID]delivery.Reader{}, map[top.ID][]top.ID{}, map[*inFile]bool{}
+}
+
+// abandon forgets a group that was not made durable.
+func (in *intake) abandon() {
+	if !in.held {
+		return
+	}
+	in.b.Close()
+	clear(in.a.files) // what they say of themselves is ahead of the disk
+	in.held = false
+	in.a.intake.Unlock()
+}
+
+// take takes one envelope.
+func (in *intake) take(ctx context.Context, body []byte) error {
+	var e envelope.Envelope
+	if err := e.Decode(body); err != nil {
+		return err
+	}
+	h := &e.Header
+	if h.Chain != in.a.d.chain || h.Recipient != in.a.d.address {
+		return top.Errorf(top.Denied, "an envelope for %s", h.Recipient)
+	}
+	in.begin()
+	r, err := in.reader(h.Channel)
+	if err != nil {
+		return err
+	}
+	place := delivery.Place{Recipient: h.Recipient, From: h.From, To: h.To}
+	if h.To <= r.To { // the acknowledgement was lost
+		in.acks[h.Channel] = r
+		in.n++
+		return in.full(ctx)
+	}
+	fresh, err := in.open(&e)
+	switch {
+	case errors.Is(err, errLater):
+		return nil
+	case errors.Is(err, errRefused):
+		in.nays[h.Channel] = append(in.nays[h.Channel], h.ID)
+	case err != nil:
+		in.a.log.Warn("an envelope that does not open", "relay", in.l.node, "err", err)
+		in.skips = append(in.skips, h.ID)
+	case !fresh: // another relay delivered it: this one is not paid (M6)
+		in.skips = append(in.skips, h.ID)
+	default:
+		r.Got(place, h.ID)
+		in.acks[h.Channel] = r
+		if err := save(in.b, key('R', h.Channel[:]), r); err != nil {
+			return err
+		}
+	}
+	in.n++
+	in.bytes += len(e.Sealed)
+	return in.full(ctx)
+}
+
+func (in *intake) full(ctx context.Context) error {
+	if in.n >= intakeGroup || in.bytes >= intakeBytes {
+		return in.flush(ctx)
+	}
+	return nil
+}
+
+func (in *intake) reader(channel top.ID) (r delivery.Reader, err error) {
+	if r, ok := in.acks[channel]; ok {
+		return r, nil
+	}
+	_, err = load(in.b, key('R', channel[:]), &r)
+	return r, err
+}
+
+var (
+	errLater   = errors.New("not now")
+	errRefused = errors.New("refused")
+)
+
+// open opens an envelope and puts what is in it into the group. It says whether
+// any of it is new.
+func (in *intake) open(e *envelope.Envelope) (fresh bool, err error) {
+	if _, _, ok := envelope.IsChunk(e.Sealed); ok {
+		return in.chunk(e)
+	}
+	o, err := envelope.Open(uint64(in.a.now().Unix()), e.Sealed, envelope.Receiver{
+		Chain: in.a.d.chain, Account: in.a.d.address, Device: in.a.d.device, Conversation: in.conversation, Prekey: in.prekey,
+	})
+	if err != nil {
+		return false, err
+	}
+	if o.ID != e.Header.ID || e.Header.Count != uint32(len(o.Payloads)) {
+		return false, top.Errorf(top.Denied, "the header speaks of another envelope")
+	}
+	if err := e.Header.Check(o.Key, e.MAC); err != nil {
+		return false, err
+	}
+	if err := in.b.Set(key('c', o.Conversation.ID[:]), o.Conversation.Encode(), nil); err != nil {
+		return false, err
+	}
+	if o.Opening && o.Prekey != 0 {
+		if err := in.b.Delete(key('k', u64(o.Prekey)), nil); err != nil {
+			return false, err
+		}
+	}
+	state, err := in.a.allows(o.From.Account)
+	if err != nil {
+		return false, err
+	}
+	if state == blocked {
+		return false, errRefused
+	}
+	for _, text := range o.Payloads {
+		var p payload
+		if err := p.decode(text); err != nil {
+			return fresh, err
+		}
+		news, err := in.deliver(e, o, p, state == allowed)
+		if err != nil {
+			return fresh, err
+		}
+		fresh = fresh || news
+	}
+	return fresh, nil
+}
+
+func (in *intake) conversation(id [16]byte) (*envelope.Incoming, bool) {
+	raw, err := get(in.b, key('c', id[:]))
+	if err != nil || raw == nil {
+		return nil, false
+	}
+	c := new(envelope.Incoming)
+	return c, c.Decode(raw) == nil
+}
+
+func (in *intake) prekey(id uint64) (envelope.Secret, bool) {
+	raw, err := get(in.b, key('k', u64(id)))
+	return raw, err == nil && raw != nil
+}
+
+// deliver puts one message into the inbox, or among the requests, unless it is
+// there: a sender's id is one message.
+func (in *intake) deliver(e *envelope.Envelope, o envelope.Opened, p payload, known bool) (fresh bool, err error) {
+	seen := key('d', o.From.Account[:], []byte(p.id))
+	if raw, err := get(in.b, seen); err != nil || raw != nil {
+		return false, err
+	}
+	m := inMessage{
+		ID: p.id, From: o.From.Account, Name: p.name, Text: p.text, Size: p.size, SHA: p.sha, Body: p.body, Sent: int64(o.Sent),
+		Received: in.a.now().UnixMilli(), State: "new", Node: in.l.node, Channel: e.Header.Channel, Envelope: e.Header.ID,
+	}
+	if !known {
+		if m.State = "request"; !in.a.mayAsk(in.b, m.From) {
+			return false, errRefused
+		}
+	}
+	if err := in.b.Set(seen, []byte{1}, nil); err != nil {
+		return false, err
+	}
+	if p.file == nil {
+		return true, in.a.enter(in.b, &m)
+	}
+	m.File = p.file.ID
+	if raw, err := get(in.b, key('f', m.File[:])); err != nil || raw != nil {
+		return raw == nil, err
+	}
+	f := &inFile{Message: m, Key: p.file.Key, Chunks: p.file.Chunks, Got: make([]byte, (p.file.Chunks+7)/8)}
+	in.a.files[m.File] = f
+	if !known {
+		if err := in.a.enter(in.b, &f.Message); err != nil {
+			return false, err
+		}
+	}
+	return true, save(in.b, key('f', m.File[:]), f)
+}
+
+// mayAsk says whether a stranger may leave one more message.
+func (a *agent) mayAsk(b *pebble.Batch, who top.Address) bool {
+	all, his := 0, 0
+	err := each(b, key('r'), key('r'), func(_, v []byte) (bool, error) {
+		var m inMessage
+		if err := json.Unmarshal(v, &m); err != nil {
+			return false, err
+		}
+		all++
+		if m.From == who {
+			his++
+		}
+		return all < maxRequests, nil
+	})
+	return err == nil && all < maxRequests && his < maxOfRequest
+}
+
+// enter gives a message its number in its box.
+func (a *agent) enter(b *pebble.Batch, m *inMessage) error {
+	a.mu.Lock()
+	box := byte('i')
+	if m.State == "request" {
+		box = 'r'
+		a.seqs.Request++
+		m.Seq = a.seqs.Request
+	} else {
+		a.seqs.Inbox++
+		m.Seq = a.seqs.Inbox
+	}
+	err := save(b, key('#'), a.seqs)
+	a.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := b.Set(key('n', []byte(m.ID)), append([]byte{box}, u64(m.Seq)...), nil); err != nil {
+		return err
+	}
+	return save(b, key(box, u64(m.Seq)), m)
+}
+
+// chunk writes a chunk of a file to its place.
+func (in *intake) chunk(e *envelope.Envelope) (fresh bool, err error) {
+	id, index, _ := envelope.IsChunk(e.Sealed)
+	f, err := in.file(id)
+	if err != nil {
+		return false, err
+	}
+	if f == nil || f.Message.State == "request" {
+		return false, errLater // its manifest comes by another relay, or its sender is a stranger
+	}
+	if index >= f.Chunks {
+		return false, top.Errorf(top.Invalid, "chunk %d of %d", index, f.Chunks)
+	}
+	data, name, k, err := envelope.OpenChunk(f.Key, e.Sealed)
+	if err != nil {
+		return false, err
+	}
+	if name != e.Header.ID {
+		return false, top.Errorf(top.Denied, "the header speaks of another chunk")
+	}
+	if err := e.Header.Check(k, e.MAC); err != nil {
+		return false, err
+	}
+	if want := min(f.Message.Size-uint64(index)*envelope.ChunkData, envelope.ChunkData); uint64(len(data)) != want {
+		return false, top.Errorf(top.Invalid, "chunk %d has %d bytes, not %d", index, len(data), want)
+	}
+	if f.has(index) {
+		return false, nil
+	}
+	return true, in.write(f, index, data)
+}
+
+// file is a file that arrives, from memory or disk; nil when it is not known.
+func (in *intake) file(id [16]byte) (*inFile, error) {
+	if f := in.a.files[id]; f != nil {
+		return f, nil
+	}
+	f := new(inFile)
+	ok, err := load(in.b, key('f', id[:]), f)
+	if err != nil || !ok {
+		return nil, err
+	}
+	in.a.files[id] = f
+	return f, nil
+}
+
+func (in *intake) write(f *inFile, index uint32, data []byte) error {
+	if f.f == nil {
+		if err := in.a.db.room(); err != nil {
+			return err
+		}
+		var err error
+		if f.f, err = os.OpenFile(in.a.partPath(f.Message.File), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+			return fmt.Errorf("write a file: %w", err)
+		}
+		if f.Have == 0 {
+			f.sum = sha256.New()
+		}
+	}
+	if _, err := f.f.WriteAt(data, int64(index)*envelope.ChunkData); err != nil {
+		return fmt.Errorf("write a file: %w", err)
+	}
+	if f.sum != nil && index == f.next {
+		f.sum.Write(data)
+		f.next++
+	} else {
+		f.sum = nil
+	}
+	f.Got[index/8] |= 1 << (index % 8)
+	f.Have++
+	in.files[f] = true
+	if f.Have == f.Chunks {
+		in.done = append(in.done, f)
+	}
+	return nil
+}
+
+func (a *agent) partPath(id [16]byte) string { return a.path("parts", hex.EncodeToString(id[:])) }
+func (a *agent) filePath(id [16]byte) string { return a.path("files", hex.EncodeToString(id[:])) }
+
+// finish checks a file that is whole, and puts its message into the inbox.
+func (in *intake) finish(f *inFile) error {
+	sum := f.sum
+	if sum == nil {
+		sum = sha256.New()
+		if _, err := f.f.Seek(0, io.SeekStart); err != nil {
+			return fmt.Errorf("read a file: %w", err)
+		}
+		if _, err := io.Copy(sum, f.f); err != nil {
+			return fmt.Errorf("read a file: %w", err)
+		}
+	}
+	if err := f.f.Close(); err != nil {
+		return fmt.Errorf("write a file: %w", err)
+	}
+	f.f = nil
+	id := f.Message.File
+	delete(in.a.files, id)
+	if top.ID(sum.Sum(nil)) != f.Message.SHA {
+		in.a.log.Warn("a file is not what its sender said", "from", f.Message.From, "id", f.Message.ID)
+		os.Remove(in.a.partPath(id))
+		return in.b.Delete(key('f', id[:]), nil)
+	}
+	if err := os.Rename(in.a.partPath(id), in.a.filePath(id)); err != nil {
+		return fmt.Errorf("write a file: %w", err)
+	}
+	f.Message.Received = in.a.now().UnixMilli()
+	if err := in.a.enter(in.b, &f.Message); err != nil {
+		return err
+	}
+	return in.b.Delete(key('f', id[:]), nil)
+}
+
+// flush makes the group durable, and then acknowledges it.
+func (in *intake) flush(ctx context.Context) error {
+	if !in.held {
+		return nil
+	}
+	for f := range in.files {
+		if err := f.f.Sync(); err != nil {
+			return fmt.Errorf("write a file: %w", err)
+		}
+		if f.Have < f.Chunks {
+			if err := save(in.b, key('f', f.Message.File[:]), f); err != nil {
+				return err
+			}
+		}
+	}
+	for _, f := range in.done {
+		if err := in.finish(f); err != nil {
+			return err
+		}
+	}
+	if !in.b.Empty() {
+		if err := in.b.Commit(pebble.Sync); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+	}
+	acks, skips, nays := in.acks, in.skips, in.nays
+	in.b.Close()
+	in.held = false
+	in.a.intake.Unlock()
+	in.a.changed()
+	return in.say(ctx, acks, skips, nays)
+}
+
+// say acknowledges what is durable, and refuses the rest.
+func (in *intake) say(ctx context.Context, acks map[top.ID]delivery.Reader, skips []top.ID, nays map[top.ID][]top.ID) error {
+	for channel, r := range acks {
+		if r.Count == 0 {
+			continue
+		}
+		ack, err := r.Ack(channel, in.a.d.cert, in.a.d.device.Signer())
+		if err != nil {
+			return err
+		}
+		if err := in.s.send(ctx, fAck, ack.Encode()); err != nil {
+			return err
+		}
+	}
+	if len(skips) > 0 {
+		if err := in.s.send(ctx, fSkip, idList(skips)); err != nil {
+			return err
+		}
+	}
+	for channel, ids := range nays {
+		m, err := in.a.deviceMark(refused, channel, ids)
+		if err != nil {
+			return err
+		}
+		if err := in.s.send(ctx, fMark, m.encode()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deviceMark is a mark signed by this device.
+func (a *agent) deviceMark(state string, channel top.ID, ids []top.ID) (mark, error) {
+	cert := a.d.cert
+	m := mark{State: state, Channel: channel, IDs: ids, Time: uint64(a.now().UnixMilli()), Cert: &cert}
+	return m, m.sign(a.d.chain, a.d.device.Signer())
+}
+
+// record is the message as others see it.
+func (m *inMessage) record() api.Message {
+	at := top.UnixMilli(m.Received)
+	r := api.Message{
+		Type: "message", Seq: top.Count(m.Seq), ID: m.ID, From: m.From, Name: m.Name, Kind: kindOf(m.Text), Size: top.Count(m.Size), SHA256: m.SHA,
+		Sent: top.UnixMilli(m.Sent), Received: &at, State: m.State,
+	}
+	if m.Text {
+		text := string(m.Body)
+		r.Text = &text
+	} else if m.File == ([16]byte{}) {
+		r.Body = m.Body
+	}
+	return r
+}
+
+// readBy tells the senders of messages that they were seen: now, or when their
+// relay answers.
+func (a *agent) readBy(ids []string) error {
+	type at struct {
+		node    top.NodeID
+		channel top.ID
+	}
+	marks := map[at][]top.ID{}
+	b := a.db.db.NewIndexedBatch()
+	defer b.Close()
+	for _, id := range ids {
+		m, err := a.received(id)
+		if err != nil {
+			return err
+		}
+		if m.State != "new" {
+			continue
+		}
+		m.State = "read"
+		if err := save(b, key('i', u64(m.Seq)), m); err != nil {
+			return err
+		}
+		k := at{m.Node, m.Channel}
+		if n := len(marks[k]); n == 0 || marks[k][n-1] != m.Envelope {
+			marks[k] = append(marks[k], m.Envelope)
+		}
+	}
+	nodes := map[top.NodeID]bool{}
+	for k, all := range marks {
+		for len(all) > 0 {
+			part := all[:min(len(all), maxMark)]
+			all = all[len(part):]
+			m, err := a.deviceMark(read, k.channel, part)
+			if err != nil {
+				return err
+			}
+			if err := b.Set(key('v', k.node[:], part[0][:]), m.encode(), nil); err != nil {
+				return err
+			}
+		}
+		nodes[k.node] = true
+	}
+	if err := b.Commit(pebble.Sync); err != nil {
+		return err
+	}
+	for node := range nodes {
+		a.mu.Lock()
+		l := a.links[node]
+		a.mu.Unlock()
+		if l != nil {
+			a.sayMarks(l)
+		}
+	}
+	return nil
+}
+
+// sayMarks sends a relay the marks that wait for it.
+func (a *agent) sayMarks(l *link) {
+	prefix := key('v', l.node[:])
+	var sent [][]byte
+	err := each(a.db.db, prefix, prefix, func(k, v []byte) (bool, error) {
+		if err := l.send(a.ctx, fMark, v); err != nil {
+			return false, err
+		}
+		sent = append(sent, append([]byte{}, k...))
+		return true, nil
+	})
+	if err != nil {
+		a.log.Debug("marks", "err", err)
+	}
+	for _, k := range sent {
+		a.db.db.Delete(k, pebble.NoSync)
+	}
+}
+
+// received is a message of the inbox or the requests, by its id.
+func (a *agent) received(id string) (*inMessage, error) {
+	at, err := get(a.db.db, key('n', []byte(id)))
+	if err != nil {
+		return nil, err
+	}
+	m := new(inMessage)
+	if len(at) == 9 {
+		ok, err := load(a.db.db, at, m)
+		if err != nil || ok {
+			return m, err
+		}
+	}
+	return nil, top.Errorf(top.NotFound, "no message %q was received", id)
+}
+
+// judge allows or blocks somebody. What waits from who is allowed comes into the
+// inbox; of who is blocked nothing is kept.
+func (a *agent) judge(who top.Address, state string) error {
+	a.intake.Lock()
+	defer a.intake.Unlock()
+	b := a.db.db.NewIndexedBatch()
+	defer b.Close()
+	if err := b.Set(key('a', who[:]), []byte(state), nil); err != nil {
+		return err
+	}
+	waits := false
+	err := each(a.db.db, key('r'), key('r'), func(k, v []byte) (bool, error) {
+		var m inMessage
+		if err := json.Unmarshal(v, &m); err != nil || m.From != who {
+			return err == nil, err
+		}
+		if err := b.Delete(append([]byte{}, k...), nil); err != nil {
+			return false, err
+		}
+		m.State = "new"
+		isFile := m.File != [16]byte{}
+		if state == blocked {
+			if isFile {
+				return true, b.Delete(key('f', m.File[:]), nil)
+			}
+			return true, nil
+		}
+		if !isFile {
+			return true, a.enter(b, &m)
+		}
+		waits = true // its chunks come now, and it enters when they are here
+		var f inFile
+		if ok, err := load(b, key('f', m.File[:]), &f); err != nil || !ok {
+			return err == nil, err
+		}
+		f.Message.State = "new"
+		return true, save(b, key('f', m.File[:]), f)
+	})
+	if err != nil {
+		return err
+	}
+	if err := b.Commit(pebble.Sync); err != nil {
+		return err
+	}
+	clear(a.files)
+	if waits {
+		a.mu.Lock()
+		for _, l := range a.links {
+			l.bounce()
+		}
+		a.mu.Unlock()
+	}
+	a.changed()
+	return nil
+}

@@ -1,0 +1,358 @@
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"top/lib/api"
+	"top/lib/delivery"
+	"top/lib/session"
+	"top/lib/top"
+)
+
+const (
+	laneLasts  = 60 * 24 * time.Hour // how long a channel is opened for
+	laneWait   = 20 * time.Second    // until a channel is open
+	aheadUnits = 512                 // set aside before messages need it, at most a sixteenth of the cap
+)
+
+// A lane is a channel on which we pay a relay for messages.
+type lane struct {
+	l       *link
+	channel top.ID
+
+	mu     sync.Mutex
+	st     laneState
+	sender *delivery.Sender
+	opened bool // the relay agreed to the ticket on this connection
+	broken error
+	known  map[string]ackState // by recipient and device
+	signs  bool                // a voucher is being signed
+}
+
+// laneState is a lane on disk.
+type laneState struct {
+	Node   top.NodeID
+	Ticket []byte
+	Offer  api.Offer
+	Config delivery.SenderConfig
+	State  delivery.SenderState
+}
+
+// ackState is how far the acknowledgements of one device were checked against what
+// was sent.
+type ackState struct {
+	from, to top.Amount
+	count    uint64
+	root     top.ID
+}
+
+func (n *lane) save(b *pebble.Batch) error {
+	n.st.State = n.sender.State()
+	return save(b, key('L', n.l.node[:], n.channel[:]), n.st)
+}
+
+// loadLanes brings back the channels of a link.
+func (a *agent) loadLanes(l *link) error {
+	prefix := key('L', l.node[:])
+	return each(a.db.db, prefix, prefix, func(k, _ []byte) (bool, error) {
+		n := &lane{l: l, channel: top.ID(k[33:]), known: map[string]ackState{}}
+		if _, err := load(a.db.db, append([]byte{}, k...), &n.st); err != nil {
+			return false, err
+		}
+		var err error
+		if n.sender, err = delivery.NewSender(n.st.Config, n.st.State); err != nil {
+			return false, err
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !slices.ContainsFunc(l.lanes, func(o *lane) bool { return o.channel == n.channel }) {
+			l.lanes = append(l.lanes, n)
+		}
+		return true, nil
+	})
+}
+
+// lane is a channel to a relay with room for a message, opened if there is none.
+func (a *agent) lane(ctx context.Context, l *link, to top.Address, cost top.Amount, expiry uint64) (*lane, error) {
+	l.mu.Lock()
+	lanes := slices.Clone(l.lanes)
+	l.mu.Unlock()
+	for _, n := range slices.Backward(lanes) {
+		if n.takes(cost, expiry) {
+			return n, n.ensure(ctx)
+		}
+	}
+	a.opening.Lock() // one channel at a time
+	defer a.opening.Unlock()
+	l.mu.Lock()
+	more := len(l.lanes) > len(lanes)
+	l.mu.Unlock()
+	if more {
+		return a.lane(ctx, l, to, cost, expiry)
+	}
+	n, err := a.openLane(ctx, l, cost)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	l.lanes = append(l.lanes, n)
+	l.mu.Unlock()
+	return n, n.ensure(ctx)
+}
+
+// takes says whether a lane has room for a message.
+func (n *lane) takes(cost top.Amount, expiry uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	end := n.st.Config.Expiry.Add(-2 * n.st.Config.Deadline)
+	return n.broken == nil && time.Unix(int64(expiry), 0).Before(end) && n.sender.Room() >= cost
+}
+
+// openLane opens a channel on the chain. The wish has a name that survives a
+// crash, so that one channel is opened.
+func (a *agent) openLane(ctx context.Context, l *link, cost top.Amount) (*lane, error) {
+	l.mu.Lock()
+	row := l.row
+	l.mu.Unlock()
+	offer, ok := wireOffer(row)
+	if !ok {
+		return nil, top.Errorf(top.NotFound, "node %s offers no relaying", l.node)
+	}
+	var wish struct{ N int }
+	k := key('W', l.node[:])
+	if _, err := load(a.db.db, k, &wish); err != nil {
+		return nil, err
+	}
+	cap := max(a.cfg.Cap, 4*cost)
+	pay, err := a.cfg.Wallet.Spend(ctx, api.Spend{
+		ID: "relay-" + hex.EncodeToString(l.node[:8]) + "-" + hex.EncodeToString(a.d.cert.Key[:4]) + "-" + strconv.Itoa(wish.N), Kind: "open", To: row.Owner, Amount: cap,
+		LastsMs: top.Count(laneLasts.Milliseconds()), Service: Service, WaitMs: top.Count(laneWait.Milliseconds()),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if pay.State != "final" && pay.State != "pending" {
+		wish.N++
+		b := a.db.db.NewBatch()
+		defer b.Close()
+		if err := save(b, k, wish); err != nil {
+			return nil, err
+		}
+		if err := b.Commit(pebble.Sync); err != nil {
+			return nil, err
+		}
+	}
+	if pay.State != "final" || pay.Channel == nil {
+		return nil, top.Errorf(top.Failed, "open a channel to relay %s: %s", l.node, pay.Text())
+	}
+	ch, err := a.cfg.Chain.Channel(ctx, *pay.Channel)
+	if err != nil {
+		return nil, err
+	}
+	n := &lane{l: l, channel: *pay.Channel, known: map[string]ackState{}}
+	ahead := min(offer.Price*aheadUnits, ch.Cap/16)
+	n.st = laneState{Node: l.node, Offer: offer, Config: delivery.SenderConfig{
+		Chain: a.d.chain, Channel: n.channel, Payer: a.d.address, Cap: ch.Cap, Expiry: ch.Expiry.Time, Deadline: a.d.deadline, Ahead: ahead,
+	}}
+	t := session.Ticket{
+		Chain: a.d.chain, Channel: n.channel, Payer: a.d.address, Node: l.node, Service: Service, Unit: offer.Unit, Price: offer.Price,
+		Expiry: uint64(ch.Expiry.Unix()),
+	}
+	rand.Read(t.Session[:])
+	signed, err := a.cfg.Wallet.SignTicket(ctx, api.SignRequest{Service: Service, Peer: l.node, Body: t.Encode()})
+	if err != nil {
+		return nil, err
+	}
+	n.st.Ticket = signed.Body
+	if n.sender, err = delivery.NewSender(n.st.Config, delivery.SenderState{}); err != nil {
+		return nil, err
+	}
+	b := a.db.db.NewBatch()
+	defer b.Close()
+	wish.N++
+	if err := save(b, k, wish); err != nil {
+		return nil, err
+	}
+	if err := n.save(b); err != nil {
+		return nil, err
+	}
+	return n, b.Commit(pebble.Sync)
+}
+
+func wireOffer(row api.Node) (api.Offer, bool) {
+	for _, o := range row.Offers {
+		if o.Service == Service && o.Unit == delivery.Unit {
+			return o, true
+		}
+	}
+	return api.Offer{}, false
+}
+
+// ensure makes the relay agree to the ticket on this connection.
+func (n *lane) ensure(ctx context.Context) error {
+	n.mu.Lock()
+	opened, broken := n.opened, n.broken
+	n.mu.Unlock()
+	if opened || broken != nil {
+		return broken
+	}
+	return n.open(ctx)
+}
+
+// open shows the ticket and the newest voucher, and sends again what the relay
+// does not have.
+func (n *lane) open(ctx context.Context) error {
+	n.mu.Lock()
+	ticket := n.st.Ticket
+	n.mu.Unlock()
+	body, err := n.l.ask(ctx, fTicket, ticket)
+	if err != nil {
+		return fmt.Errorf("relay %s: %w", n.l.node, err)
+	}
+	var r resumed
+	if err := r.decode(body); err != nil {
+		return err
+	}
+	t := r.ticket
+	var ours session.Ticket
+	if err := ours.Decode(ticket); err != nil {
+		return err
+	}
+	if err := t.Verify(); err != nil || t.Channel != n.channel || t.Session != ours.Session || t.Price != ours.Price {
+		return top.Errorf(top.Denied, "relay %s answers with another ticket", n.l.node)
+	}
+	n.mu.Lock()
+	n.st.Ticket = t.Encode()
+	v, ok := n.sender.Newest()
+	n.mu.Unlock()
+	if ok && v.Seq > r.seq {
+		if err := n.l.send(ctx, fVoucher, v.Encode()); err != nil {
+			return err
+		}
+	}
+	n.mu.Lock()
+	n.opened = true
+	n.mu.Unlock()
+	n.l.a.resend(n, r.taken)
+	return nil
+}
+
+func (n *lane) closed() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.opened = false
+}
+
+// fail ends the use of a lane that the relay does not honour.
+func (n *lane) fail(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.broken == nil {
+		n.broken = err
+	}
+}
+
+// promise has a voucher signed and sent until a place is promised.
+func (n *lane) promise(ctx context.Context, p delivery.Place) error {
+	for {
+		n.mu.Lock()
+		if n.broken != nil {
+			defer n.mu.Unlock()
+			return n.broken
+		}
+		if n.sender.Promises(p) {
+			n.mu.Unlock()
+			return nil
+		}
+		busy := n.signs
+		n.mu.Unlock()
+		if !busy {
+			if err := n.renew(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		change := n.l.a.change()
+		select {
+		case <-change:
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// renew signs the next voucher and sends it.
+func (n *lane) renew(ctx context.Context) error {
+	n.mu.Lock()
+	if n.signs {
+		n.mu.Unlock()
+		return nil
+	}
+	n.signs = true
+	v, waits := n.sender.Unsigned()
+	var err error
+	if !waits {
+		if v, err = n.sender.Renew(n.l.a.now()); err == nil {
+			err = n.commit()
+		}
+	}
+	n.mu.Unlock()
+	defer func() {
+		n.mu.Lock()
+		n.signs = false
+		n.mu.Unlock()
+		n.l.a.changed()
+	}()
+	if err != nil {
+		return err
+	}
+	signed, err := n.l.a.cfg.Wallet.SignVoucher(ctx, api.SignRequest{Service: Service, Peer: n.l.node, Body: v.Encode()})
+	if err != nil {
+		return err
+	}
+	if err := v.Decode(signed.Body); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	err = n.sender.Signed(v)
+	if err == nil {
+		err = n.commit()
+	}
+	n.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return n.l.send(ctx, fVoucher, v.Encode())
+}
+
+// commit puts the lane on disk.
+func (n *lane) commit() error {
+	b := n.l.a.db.db.NewBatch()
+	defer b.Close()
+	if err := n.save(b); err != nil {
+		return err
+	}
+	return b.Commit(pebble.Sync)
+}
+
+// tend sets aside ahead of need, and settles what was delivered.
+func (n *lane) tend(ctx context.Context, settle bool) {
+	n.mu.Lock()
+	due := n.broken == nil && n.opened && (n.sender.Due() || settle && n.sender.Settles(n.l.a.now()))
+	n.mu.Unlock()
+	if due {
+		if err := n.renew(ctx); err != nil {
+			n.l.a.log.Debug("renew", "err", err)
+		}
+	}
+}

@@ -1,0 +1,717 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/sync/errgroup"
+
+	"top/lib/api"
+	"top/lib/delivery"
+	"top/lib/envelope"
+	"top/lib/home"
+	"top/lib/keys"
+	"top/lib/receipt"
+	"top/lib/session"
+	"top/lib/top"
+)
+
+// Bounds on what strangers make a provider hold.
+const (
+	maxPending   = 32 << 20 // bytes taken and not on disk yet
+	maxBoxBytes  = 4 << 30  // held for one recipient
+	maxPrekeys   = 200      // of one device
+	maxLookups   = 50       // lookups and prekeys asked for on one stream in a second
+	receiptEvery = time.Second
+	sweepEvery   = 10 * time.Second
+	offerEvery   = 10 * time.Second
+	clockSlack   = 60 // seconds that a sender's clock may be ahead when it names an expiry
+)
+
+// A provider holds messages for others and is paid when it hands them over.
+type provider struct {
+	chain    top.ChainID
+	api      *api.Chain
+	node     keys.Private
+	owner    top.Address
+	deadline time.Duration
+	db       *store
+	log      *slog.Logger
+	now      func() time.Time
+	quota    int64
+	receipts *home.Log
+	logs     string // folder of the sessions' logs
+
+	mu      sync.Mutex
+	space   *sync.Cond // pending fell
+	offer   session.Offer
+	carries map[top.ID]*carry
+	boxes   map[top.Address]*box
+	work    *work
+	kick    chan struct{}
+	pending int64 // bytes in work and under way
+	stats   stats
+	full    error     // why nothing is taken now
+	fullAt  time.Time // when that was looked at
+}
+
+// stats is what is held, kept beside it.
+type stats struct {
+	Messages  uint64
+	Bytes     uint64
+	Mailboxes int
+}
+
+// work is what the next commit writes.
+type work struct {
+	parcels []*parcel
+	carries map[*carry]bool
+	boxes   map[*box]bool
+	batch   *pebble.Batch
+	drops   []string // bodies to remove once it is durable
+}
+
+// A carry is a channel that pays for messages.
+type carry struct {
+	ticket  session.Ticket
+	c       *delivery.Carrier
+	log     receipt.Log
+	entries []logEntry // not in the session's log yet
+	waits   map[top.Address][]*waiting
+	sender  *stream // nil while the sender is away
+	unsaid  bool    // there is a newer receipt to be made
+	logged  *home.Log
+}
+
+// waiting is a message that is held for its recipient.
+type waiting struct {
+	place  delivery.Place
+	expiry uint64
+	id     top.ID
+	stored bool
+}
+
+// carryState is a carry on disk.
+type carryState struct {
+	Ticket []byte
+	Config delivery.CarrierConfig
+	State  delivery.CarrierState
+	Log    []byte
+}
+
+func newProvider(ctx context.Context, d *Daemon) (*provider, error) {
+	p := &provider{
+		chain: d.chain, api: d.cfg.Chain, node: d.cfg.NodeKey, owner: d.address, deadline: d.deadline,
+		db: d.db, log: d.log, now: d.now, quota: d.cfg.Quota, kick: make(chan struct{}, 1),
+		carries: map[top.ID]*carry{}, boxes: map[top.Address]*box{}, logs: d.cfg.Home.Path("receipts"),
+	}
+	p.space = sync.NewCond(&p.mu)
+	p.work = p.newWork()
+	if _, err := load(p.db.db, key('S'), &p.stats); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.receipts, err = openReceipts(d.cfg.Home.Path("receipts", "relay.ndjson")); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *provider) newWork() *work {
+	return &work{carries: map[*carry]bool{}, boxes: map[*box]bool{}, batch: p.db.db.NewBatch()}
+}
+
+// run commits, sweeps and makes receipts until ctx ends; then once more.
+func (p *provider) run(ctx context.Context) error {
+	defer p.receipts.Close()
+	sweep, say, ask := time.NewTicker(sweepEvery), time.NewTicker(receiptEvery), time.NewTicker(offerEvery)
+	defer sweep.Stop()
+	defer say.Stop()
+	defer ask.Stop()
+	p.refreshOffer(ctx)
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			if err := p.commit(); err != nil {
+				return err
+			}
+			return p.sayReceipts()
+		case <-p.kick:
+			err = p.commit()
+		case <-say.C:
+			err = p.sayReceipts()
+		case <-sweep.C:
+			err = p.sweep()
+		case <-ask.C:
+			p.refreshOffer(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// refreshOffer reads from the chain what this node offers.
+func (p *provider) refreshOffer(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	n, err := p.api.Node(ctx, p.node.Public())
+	if err != nil || !n.Exists {
+		return // what was registered before stays
+	}
+	o, ok := relayOffer(n)
+	if !ok {
+		return
+	}
+	p.mu.Lock()
+	p.offer = o
+	p.mu.Unlock()
+}
+
+// relayOffer is what a node offers for messages.
+func relayOffer(n api.Node) (session.Offer, bool) {
+	for _, o := range n.Offers {
+		if o.Service == Service && o.Unit == delivery.Unit {
+			r := session.Offer{Service: o.Service, Unit: o.Unit, Price: o.Price, Window: o.Window}
+			for _, h := range o.Hold {
+				r.Hold = append(r.Hold, session.Hold{Seconds: uint64(h.Seconds), Factor: h.Factor})
+			}
+			return r, true
+		}
+	}
+	return session.Offer{}, false
+}
+
+// wake asks for a commit.
+func (p *provider) wake() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// commit makes durable all that was taken, and tells the senders.
+func (p *provider) commit() error {
+	p.mu.Lock()
+	w := p.work
+	p.work = p.newWork()
+	blobs, bytes, err := p.fill(w)
+	p.mu.Unlock()
+	defer w.batch.Close()
+	if err != nil {
+		return err
+	}
+	var all errgroup.Group
+	all.SetLimit(4)
+	for _, b := range blobs {
+		all.Go(func() error { return p.db.putBlob(b.blobName(), b.sealed) })
+	}
+	if err := all.Wait(); err != nil {
+		return top.Errorf(top.Failed, "%v (free some space and start again)", err)
+	}
+	for c := range w.carries {
+		if err := p.writeLog(c); err != nil {
+			return err
+		}
+	}
+	if !w.batch.Empty() {
+		if err := w.batch.Commit(pebble.Sync); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+	}
+	for _, name := range w.drops {
+		p.db.dropBlob(name)
+	}
+	p.stored(w, bytes)
+	return nil
+}
+
+// fill puts into the batch what changed, and says which bodies go to files.
+func (p *provider) fill(w *work) (blobs []*parcel, bytes int64, err error) {
+	for _, m := range w.parcels {
+		bytes += int64(m.size)
+		if m.gone {
+			continue
+		}
+		v, blob := m.encode()
+		if blob {
+			blobs = append(blobs, m)
+		}
+		if err := w.batch.Set(m.key(), v, nil); err != nil {
+			return nil, 0, err
+		}
+		if err := w.batch.Set(key('X', u64(m.head.Expiry), m.head.Recipient[:], u64(m.seq)), nil, nil); err != nil {
+			return nil, 0, err
+		}
+	}
+	for c := range w.carries {
+		st := carryState{Ticket: c.ticket.Encode(), Config: c.c.Config(), State: c.c.State(), Log: c.log.Encode()}
+		if err := save(w.batch, key('C', c.ticket.Channel[:]), st); err != nil {
+			return nil, 0, err
+		}
+	}
+	for b := range w.boxes {
+		if err := b.save(w.batch); err != nil {
+			return nil, 0, err
+		}
+	}
+	if len(w.boxes) > 0 {
+		err = save(w.batch, key('S'), p.stats)
+	}
+	return blobs, bytes, err
+}
+
+// stored says to the senders what is on disk now.
+func (p *provider) stored(w *work, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pending -= bytes
+	p.space.Broadcast()
+	ids := map[top.ID][]top.ID{}
+	for _, m := range w.parcels {
+		m.stored = true
+		if !m.gone {
+			ids[m.head.Channel] = append(ids[m.head.Channel], m.head.ID)
+		}
+		if b := p.boxes[m.head.Recipient]; b != nil {
+			b.settle(m)
+		}
+		m.wait.stored = true
+	}
+	for channel, all := range ids {
+		if c := p.carries[channel]; c != nil {
+			p.mark(c, "stored", "", all)
+		}
+	}
+}
+
+// marks signs the state of envelopes.
+func (p *provider) marks(c *carry, state, reason string, ids []top.ID) (all [][]byte, err error) {
+	for part := range slices.Chunk(ids, maxMark) {
+		m := mark{State: state, Channel: c.ticket.Channel, IDs: part, Time: uint64(p.now().UnixMilli()), Reason: reason, Node: p.node.Public()}
+		if err := m.sign(p.chain, p.node.Signer()); err != nil {
+			return nil, err
+		}
+		all = append(all, m.encode())
+	}
+	return all, nil
+}
+
+// mark signs the state of envelopes and sends it to their sender, if that is
+// here; expired and refused are kept for when it comes back.
+func (p *provider) mark(c *carry, state, reason string, ids []top.ID) {
+	all, err := p.marks(c, state, reason, ids)
+	if err != nil {
+		p.log.Error("sign a mark", "err", err)
+	}
+	for _, m := range all {
+		p.tell(c, fStored, m, state != "stored")
+	}
+}
+
+// tell sends a mark to the sender of a channel, or keeps it.
+func (p *provider) tell(c *carry, kind byte, body []byte, keep bool) {
+	if c.sender != nil && c.sender.try(kind, body) || !keep {
+		return
+	}
+	k := key('N', c.ticket.Channel[:], u64(uint64(p.now().UnixNano())))
+	if err := p.work.batch.Set(k, append([]byte{kind}, body...), nil); err != nil {
+		p.log.Error("keep a mark", "err", err)
+	}
+	p.wake()
+}
+
+// room says why nothing more is taken, looking at the disk once a second.
+func (p *provider) room() error {
+	if now := p.now(); now.Sub(p.fullAt) > time.Second {
+		p.full, p.fullAt = p.db.room(), now
+	}
+	if p.full == nil && p.quota > 0 && p.stats.Bytes > uint64(p.quota) {
+		return &top.Error{Kind: top.Busy, Message: "this relay holds as much as it may", RetryAfter: 30 * time.Second}
+	}
+	return p.full
+}
+
+// openTicket begins a session on a channel, or resumes it.
+func (p *provider) openTicket(ctx context.Context, s *stream, t session.Ticket) (body []byte, frames [][]byte, err error) {
+	row, err := p.api.Channel(ctx, t.Channel)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.agrees(t, row); err != nil {
+		return nil, nil, err
+	}
+	c, err := p.carry(t.Channel)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c == nil {
+		if c, err = p.newCarry(t, row); err != nil {
+			return nil, nil, err
+		}
+		p.carries[t.Channel] = c
+		p.work.carries[c] = true
+		p.wake()
+	}
+	c.sender = s
+	return p.resume(c)
+}
+
+// agrees refuses a ticket that is not what this node offers.
+func (p *provider) agrees(t session.Ticket, row api.Channel) error {
+	switch o := p.offer; {
+	case o.Service == "":
+		return top.Errorf(top.Denied, "this node offers no relaying on the chain yet")
+	case !row.Exists || row.Closing:
+		return top.Errorf(top.Denied, "channel %s is closed or closing", t.Channel.Short())
+	case row.Provider != p.owner || t.Node != p.node.Public() || t.Chain != p.chain:
+		return top.Errorf(top.Denied, "channel %s pays somebody else", t.Channel.Short())
+	case row.Payer != t.Payer:
+		return top.Errorf(top.Denied, "channel %s has another payer", t.Channel.Short())
+	case t.Service != o.Service || t.Unit != o.Unit:
+		return top.Errorf(top.Denied, "the ticket is for %s in units of %s", t.Service, t.Unit)
+	}
+	if _, loaded := p.carries[t.Channel]; !loaded && t.Price != p.offer.Price {
+		if v, err := get(p.db.db, key('C', t.Channel[:])); err != nil || v == nil {
+			return top.Errorf(top.Denied, "the ticket says %s TOP a unit, the offer is %s", t.Price, p.offer.Price)
+		}
+	}
+	return t.VerifyPayer()
+}
+
+func (p *provider) newCarry(t session.Ticket, row api.Channel) (*carry, error) {
+	if err := t.SignNode(p.node.Signer()); err != nil {
+		return nil, err
+	}
+	cfg := delivery.CarrierConfig{
+		Chain: p.chain, Channel: t.Channel, Payer: t.Payer, Cap: row.Cap, Expiry: row.Expiry.Time, Deadline: p.deadline,
+		Price: t.Price, Window: p.offer.Window, Seq: uint64(row.Seq), Paid: row.Paid,
+	}
+	c, err := delivery.NewCarrier(cfg, delivery.CarrierState{})
+	return &carry{ticket: t, c: c, waits: map[top.Address][]*waiting{}}, err
+}
+
+// carry is a channel, from memory or disk; nil when it is not known.
+func (p *provider) carry(id top.ID) (*carry, error) {
+	if c := p.carries[id]; c != nil {
+		return c, nil
+	}
+	var st carryState
+	if ok, err := load(p.db.db, key('C', id[:]), &st); err != nil || !ok {
+		return nil, err
+	}
+	c := &carry{waits: map[top.Address][]*waiting{}}
+	if err := c.ticket.Decode(st.Ticket); err != nil {
+		return nil, err
+	}
+	if err := c.log.Decode(st.Log); err != nil {
+		return nil, err
+	}
+	var err error
+	if c.c, err = delivery.NewCarrier(st.Config, st.State); err != nil {
+		return nil, err
+	}
+	for _, l := range st.State.Lines {
+		if err := p.reload(c, l.Recipient); err != nil {
+			return nil, err
+		}
+	}
+	p.carries[id] = c
+	return c, nil
+}
+
+// reload finds what a channel has waiting for a recipient.
+func (p *provider) reload(c *carry, to top.Address) error {
+	prefix := key('Q', to[:])
+	return each(p.db.db, prefix, prefix, func(k, v []byte) (bool, error) {
+		m, err := decodeParcel(k, v)
+		if err == nil && m.head.Channel == c.ticket.Channel {
+			c.waits[to] = append(c.waits[to], m.waiting())
+		}
+		return true, err
+	})
+}
+
+// resume tells a sender where its channel stands, and what happened while it was
+// away: the frames follow the answer.
+func (p *provider) resume(c *carry) (body []byte, frames [][]byte, err error) {
+	c.unsaid = true
+	for _, l := range c.c.State().Lines {
+		for _, a := range l.Acks {
+			frames = append(frames, frame(fAcked, a.Encode()))
+		}
+		var ids []top.ID
+		for _, w := range c.waits[l.Recipient] {
+			if w.stored {
+				ids = append(ids, w.id)
+			}
+		}
+		marks, err := p.marks(c, "stored", "", ids)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, m := range marks {
+			frames = append(frames, frame(fStored, m))
+		}
+	}
+	prefix := key('N', c.ticket.Channel[:])
+	err = each(p.db.db, prefix, prefix, func(k, v []byte) (bool, error) {
+		frames = append(frames, frame(v[0], v[1:]))
+		return true, p.work.batch.Delete(append([]byte{}, k...), nil)
+	})
+	return encodeResume(c.ticket, c.c), frames, err
+}
+
+// renew takes a voucher.
+func (p *provider) renew(v session.Voucher) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := p.carries[v.Channel]
+	if c == nil {
+		return top.Errorf(top.NotFound, "channel %s: no session (send a ticket first)", v.Channel.Short())
+	}
+	now := uint64(p.now().Unix())
+	err := c.c.Renew(v, func(to top.Address) (all []delivery.Place) {
+		for _, w := range c.waits[to] {
+			if w.expiry > now {
+				all = append(all, w.place)
+			}
+		}
+		return all
+	})
+	if err != nil {
+		return err
+	}
+	p.work.carries[c] = true
+	p.wake()
+	return nil
+}
+
+// take takes an envelope to be held.
+func (p *provider) take(s *stream, e envelope.Envelope) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := &e.Header
+	c := p.carries[h.Channel]
+	if c == nil || c.sender != s {
+		return top.Errorf(top.NotFound, "channel %s: no session on this connection", h.Channel.Short())
+	}
+	place := delivery.Place{Recipient: h.Recipient, From: h.From, To: h.To}
+	if c.c.Has(place) {
+		return p.again(c, place)
+	}
+	if err := p.room(); err != nil {
+		return err
+	}
+	b, err := p.box(h.Recipient)
+	if err != nil {
+		return err
+	}
+	if b == nil {
+		return top.Errorf(top.NotFound, "%s has no mailbox here", h.Recipient)
+	}
+	if b.state.Bytes+uint64(len(e.Sealed)) > maxBoxBytes {
+		return &top.Error{Kind: top.Busy, Message: "the mailbox is full", RetryAfter: 30 * time.Second}
+	}
+	cost, err := p.cost(h, c.ticket.Price, len(e.Sealed))
+	if err != nil {
+		return err
+	}
+	if err := c.c.Take(place, cost, h.Expiry, p.now()); err != nil {
+		return err
+	}
+	m := b.add(e)
+	c.waits[h.Recipient] = append(c.waits[h.Recipient], m.waiting())
+	p.work.parcels = append(p.work.parcels, m)
+	p.work.carries[c], p.work.boxes[b] = true, true
+	p.stats.Messages++
+	p.stats.Bytes += uint64(m.size)
+	p.pending += int64(m.size)
+	p.wake()
+	b.wake()
+	for p.pending > maxPending {
+		p.space.Wait()
+	}
+	return nil
+}
+
+// again answers a message that was taken before.
+func (p *provider) again(c *carry, place delivery.Place) error {
+	for _, w := range c.waits[place.Recipient] {
+		if w.place == place && w.stored {
+			p.mark(c, "stored", "", []top.ID{w.id})
+		}
+	}
+	return nil
+}
+
+// cost is the price of a message, held in one of the tiers that are offered.
+func (p *provider) cost(h *envelope.Header, price top.Amount, size int) (top.Amount, error) {
+	now := uint64(p.now().Unix())
+	for _, t := range append([]session.Hold{{Seconds: 3600}}, p.offer.Hold...) {
+		if t.Factor == h.Hold && h.Expiry <= now+t.Seconds+clockSlack {
+			return delivery.Cost(price, envelope.Units(size, h.Count), h.Hold)
+		}
+	}
+	return 0, top.Errorf(top.Denied, "no tier of factor %d holds a message until %s", h.Hold, time.Unix(int64(h.Expiry), 0).UTC().Format(time.RFC3339))
+}
+
+// acked takes a recipient's acknowledgement: what it covers is earned.
+func (p *provider) acked(h *hand, a session.Ack) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if a.Recipient() != h.box.account || a.Cert.Key != h.device {
+		return top.Errorf(top.Denied, "an acknowledgement of another device")
+	}
+	c, err := p.carry(a.Channel)
+	if err != nil || c == nil {
+		return err
+	}
+	earned, err := c.c.Acked(a, p.now())
+	if err != nil {
+		return err
+	}
+	if earned > 0 {
+		if err := p.enter(c, earned, a); err != nil {
+			return err
+		}
+	}
+	if c.sender != nil {
+		c.sender.try(fAcked, a.Encode())
+	}
+	w := c.waits[h.box.account]
+	for len(w) > 0 && w[0].place.To <= a.To {
+		w = w[1:]
+	}
+	c.waits[h.box.account] = w
+	p.work.carries[c], p.work.boxes[h.box] = true, true
+	p.clear(h, func(f flight) bool { return f.channel == a.Channel && f.place.From >= a.From && f.place.To <= a.To })
+	p.wake()
+	h.box.wake()
+	return nil
+}
+
+// clear ends what a device was handed, and drops what every device has.
+func (p *provider) clear(h *hand, over func(flight) bool) {
+	for seq, f := range h.out {
+		if over(f) {
+			delete(h.out, seq)
+			h.box.has(h.device, seq)
+		}
+	}
+	p.drop(h.box)
+}
+
+// drop forgets the messages of a box that no device lacks.
+func (p *provider) drop(b *box) {
+	for _, m := range b.drop(p.db) {
+		p.stats.Messages--
+		p.stats.Bytes -= uint64(m.size)
+		p.forget(b, m)
+	}
+}
+
+// forget takes a message out of the queue and off the disk.
+func (p *provider) forget(b *box, m *parcel) {
+	m.gone = true
+	p.work.boxes[b] = true
+	p.work.batch.Delete(m.key(), nil)
+	p.work.batch.Delete(key('X', u64(m.head.Expiry), m.head.Recipient[:], u64(m.seq)), nil)
+	if m.isBlob() {
+		p.work.drops = append(p.work.drops, m.blobName())
+	}
+}
+
+// passOn gives a recipient's mark to the sender of its channel; what it refused is
+// handed over no more.
+func (p *provider) passOn(h *hand, m mark) error {
+	if m.Cert == nil || m.Cert.Account != h.box.account || m.Cert.Key != h.device {
+		return top.Errorf(top.Denied, "a mark of another device")
+	}
+	if err := m.byDevice(p.chain, uint64(p.now().Unix())); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, err := p.carry(m.Channel)
+	if err != nil || c == nil {
+		return err
+	}
+	if m.State == "refused" {
+		p.skip(h, m.IDs)
+	}
+	p.tell(c, fMarked, m.encode(), true)
+	return nil
+}
+
+// skip hands some envelopes to a device no more.
+func (p *provider) skip(h *hand, ids []top.ID) {
+	p.clear(h, func(f flight) bool { return slices.Contains(ids, f.id) })
+	p.wake()
+	h.box.wake()
+}
+
+// sweep drops what expired and tells the senders.
+func (p *provider) sweep() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := uint64(p.now().Unix())
+	expired := map[top.ID][]top.ID{}
+	err := each(p.db.db, key('X'), key('X'), func(k, _ []byte) (bool, error) {
+		at, to, seq := splitExpiry(k)
+		if at > now {
+			return false, nil
+		}
+		b, err := p.box(to)
+		if err != nil || b == nil {
+			return err == nil, err
+		}
+		m, err := b.parcel(p.db, seq)
+		if err != nil || m == nil {
+			return err == nil, err
+		}
+		expired[m.head.Channel] = append(expired[m.head.Channel], m.head.ID)
+		b.expire(m)
+		p.stats.Messages--
+		p.stats.Bytes -= uint64(m.size)
+		p.forget(b, m)
+		return true, nil
+	})
+	for channel, ids := range expired {
+		c, e := p.carry(channel)
+		if e != nil || c == nil {
+			continue
+		}
+		for to, w := range c.waits {
+			c.waits[to] = slices.DeleteFunc(w, func(x *waiting) bool { return x.expiry <= now })
+		}
+		p.mark(c, "expired", "", ids)
+	}
+	if len(expired) > 0 {
+		p.wake()
+	}
+	return err
+}
+
+// held is what status says of a provider.
+func (p *provider) held() *api.RelayHeld {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := &api.RelayHeld{Mailboxes: p.stats.Mailboxes, Messages: top.Count(p.stats.Messages), Bytes: top.Count(p.stats.Bytes)}
+	for _, b := range p.boxes {
+		h.Online += len(b.hands)
+	}
+	for _, c := range p.carries {
+		h.Channels++
+		h.Earned += c.c.Owed()
+	}
+	return h
+}
