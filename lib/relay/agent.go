@@ -411,11 +411,7 @@ func (a *agent) spread(ctx context.Context, own, all []api.Node, m envelope.Mail
 	}
 	var failed error
 	for i, n := range slices.Concat(own, near(all, a.d.address)) {
-		l := a.link(n.Node, n)
-		err := l.await(ctx, askWait)
-		if err == nil {
-			_, err = l.ask(ctx, fMailbox, m.Encode())
-		}
+		_, err := a.request(ctx, n, askWait, fMailbox, m.Encode())
 		if err != nil && !errors.Is(err, top.ErrBusy) {
 			failed = err
 		} else if i < len(own) {
@@ -482,11 +478,7 @@ func (a *agent) forgetRecord(who top.Address) {
 
 // lookAt asks one relay for somebody's record.
 func (a *agent) lookAt(ctx context.Context, n api.Node, who top.Address) (m envelope.Mailbox, err error) {
-	l := a.link(n.Node, n)
-	if err := l.await(ctx, 3*time.Second); err != nil {
-		return m, err
-	}
-	raw, err := l.ask(ctx, fLookup, who[:])
+	raw, err := a.request(ctx, n, relayWait, fLookup, who[:])
 	if err != nil {
 		return m, err
 	}
@@ -497,6 +489,24 @@ func (a *agent) lookAt(ctx context.Context, n api.Node, who top.Address) (m enve
 		return m, top.Errorf(top.Denied, "relay %s shows the record of %s for %s", n.Node, m.Account, who)
 	}
 	return m, m.Verify(a.d.chain, uint64(a.now().Unix()))
+}
+
+// request asks a relay, which may be this daemon itself.
+func (a *agent) request(ctx context.Context, n api.Node, wait time.Duration, kind byte, body []byte) ([]byte, error) {
+	if n.Node == a.cfg.NodeKey.Public() && a.d.provider != nil {
+		switch kind {
+		case fMailbox:
+			return nil, a.d.provider.publish(ctx, body)
+		case fLookup:
+			return a.d.provider.lookup(body)
+		}
+		return a.d.provider.prekey(body)
+	}
+	l := a.link(n.Node, n)
+	if err := l.await(ctx, wait); err != nil {
+		return nil, err
+	}
+	return l.ask(ctx, kind, body)
 }
 
 // newPrekeys draws prekeys and keeps their secrets: one-time ones, or the one of

@@ -269,11 +269,9 @@ func (c *courier) open(ctx context.Context, rec envelope.Mailbox, d envelope.Dev
 
 // fetchPrekey asks a relay for a one-time prekey; nil when it has none.
 func (a *agent) fetchPrekey(ctx context.Context, node top.NodeID, account top.Address, device [32]byte) (*envelope.Prekey, error) {
-	l := a.link(node, a.rowOf(node))
-	if err := l.await(ctx, relayWait); err != nil {
-		return nil, err
-	}
-	raw, err := l.ask(ctx, fPrekey, account[:], device[:])
+	row := a.rowOf(node)
+	row.Node = node
+	raw, err := a.request(ctx, row, relayWait, fPrekey, slices.Concat(account[:], device[:]))
 	if err != nil || len(raw) == 0 {
 		return nil, err
 	}
@@ -314,6 +312,9 @@ func (c *courier) pick(ctx context.Context, avoid top.NodeID) (*link, error) {
 	}
 	var links []*link
 	for _, node := range order {
+		if node == c.a.cfg.NodeKey.Public() {
+			continue // a relay does not pay itself
+		}
 		l := c.a.link(node, c.a.rowOf(node))
 		if up, _ := l.isUp(); up && !l.isBad(c.a.now()) {
 			return l, nil
@@ -371,6 +372,7 @@ func (c *courier) place(ctx context.Context, parcels []*outParcel, avoid top.Nod
 	}
 	n, err := c.assign(ctx, l, offer, hold, parcels)
 	if err != nil {
+		l.blame(err, a.now())
 		return err
 	}
 	a.mu.Lock()
@@ -390,6 +392,7 @@ func (c *courier) place(ctx context.Context, parcels []*outParcel, avoid top.Nod
 		return nil
 	}
 	if err := n.promise(ctx, lastPlace); err != nil {
+		l.blame(err, a.now())
 		a.requeue(sending, l.node)
 		return err
 	}

@@ -216,7 +216,7 @@ func (n *lane) open(ctx context.Context) error {
 	n.mu.Unlock()
 	body, err := n.l.ask(ctx, fTicket, ticket)
 	if err != nil {
-		return fmt.Errorf("relay %s: %w", n.l.node, err)
+		return &relaySaid{fmt.Errorf("relay %s: %w", n.l.node, err)}
 	}
 	var r resumed
 	if err := r.decode(body); err != nil {
@@ -228,7 +228,7 @@ func (n *lane) open(ctx context.Context) error {
 		return err
 	}
 	if err := t.Verify(); err != nil || t.Channel != n.channel || t.Session != ours.Session || t.Price != ours.Price {
-		return top.Errorf(top.Denied, "relay %s answers with another ticket", n.l.node)
+		return &relaySaid{top.Errorf(top.Denied, "relay %s answers with another ticket", n.l.node)}
 	}
 	n.mu.Lock()
 	n.st.Ticket = t.Encode()
@@ -257,9 +257,14 @@ func (n *lane) fail(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.broken == nil {
-		n.broken = err
+		n.broken = &relaySaid{err}
 	}
 }
+
+// relaySaid is an error that a relay gave: another may do better.
+type relaySaid struct{ error }
+
+func (e *relaySaid) Unwrap() error { return e.error }
 
 // promise has a voucher signed and sent until a place is promised.
 func (n *lane) promise(ctx context.Context, p delivery.Place) error {

@@ -30,6 +30,8 @@ const (
 	receiptEvery = time.Second
 	sweepEvery   = 10 * time.Second
 	offerEvery   = 10 * time.Second
+	chainLag     = 3 * time.Second // by which a sender's view of the chain may be ahead of ours
+	chainPause   = 50 * time.Millisecond
 	clockSlack   = 60 // seconds that a sender's clock may be ahead when it names an expiry
 )
 
@@ -341,8 +343,20 @@ func (p *provider) room() error {
 // openTicket begins a session on a channel, or resumes it.
 func (p *provider) openTicket(ctx context.Context, s *stream, t session.Ticket) (body []byte, frames [][]byte, err error) {
 	row, err := p.api.Channel(ctx, t.Channel)
+	for at := p.now(); err == nil && !row.Exists && p.now().Sub(at) < chainLag; { // it may be in a block that is not here yet
+		if !pause(ctx, chainPause) {
+			return nil, nil, ctx.Err()
+		}
+		row, err = p.api.Channel(ctx, t.Channel)
+	}
 	if err != nil {
 		return nil, nil, err
+	}
+	p.mu.Lock()
+	none := p.offer.Service == ""
+	p.mu.Unlock()
+	if none {
+		p.refreshOffer(ctx)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -305,6 +305,14 @@ func (l *link) bad(now time.Time) {
 	l.badUntil = now.Add(badFor)
 }
 
+// blame keeps a relay from being picked if an error is of its making.
+func (l *link) blame(err error, now time.Time) {
+	var said *relaySaid
+	if errors.As(err, &said) {
+		l.bad(now)
+	}
+}
+
 func (l *link) isBad(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
