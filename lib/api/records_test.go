@@ -68,6 +68,8 @@ var forms = map[string]struct {
 	"[]ArgRecord":    {"list of Arg", `\[.*\]`},
 	"[]FlagRecord":   {"list of Flag", `\[.*\]`},
 	"[]ExitRecord":   {"list of Exit", `\[.*\]`},
+	"[]RelayLink":    {"list of Link", `\[.*\]`},
+	"RelayHeld":      {"Held", `\{.*\}`},
 	"receipt string": {"base64url", `"[A-Za-z0-9_-]+"`},
 }
 
@@ -75,6 +77,7 @@ var forms = map[string]struct {
 // in Go.
 var objects = map[string]string{
 	"Header": "Header", "Offer": "Offer", "Hold": "Hold",
+	"RelayLink": "Link", "RelayHeld": "Held",
 	"VerbRecord": "Verb", "ArgRecord": "Arg", "FlagRecord": "Flag", "ExitRecord": "Exit",
 }
 
@@ -174,7 +177,7 @@ type section struct {
 	example string   // the line; "" of an object
 }
 
-var row = regexp.MustCompile(`^\| ([a-z_]+\??) \| ([^|]+) \| ?([^|]*) \|$`)
+var row = regexp.MustCompile(`^\| ([a-z0-9_]+\??) \| ([^|]+) \| ?([^|]*) \|$`)
 
 func sections(t *testing.T) map[string]*section {
 	t.Helper()
@@ -315,7 +318,7 @@ func samples(t *testing.T) map[string]any {
 	when, later := at.Time, top.UnixMilli(1_800_000_120_000)
 	tx, channel, digest := top.ID{0x77}, top.ID{0xcc}, top.ID{0xdd}
 	proof, session := api.Bytes{1, 2, 3, 0xfe, 0xff}, top.SessionID{0x55}
-	owed, before := top.Amount(90_000), 5*top.One
+	owed, before, text := top.Amount(90_000), 5*top.One, "hello"
 	offer := api.Offer{Service: "relay", Unit: "message", Price: 10_000, Window: 64, Hold: []api.Hold{{Seconds: 3600, Factor: 1}}}
 	var rec receipt.Record
 	raw, err := os.ReadFile("../receipt/testdata/receipt.ndjson")
@@ -347,8 +350,16 @@ func samples(t *testing.T) map[string]any {
 		api.Settled{Type: "settled", State: "paid", Channel: channel, Owed: 90_000, Paid: 90_000, Fee: 3950, Total: 90_000, Tx: &tx, Height: 42},
 		api.MessageSignature{Type: "signature", Address: alice, Digest: digest, Sig: proof},
 		api.SignedEntry{Type: "signed", Seq: 1, Time: when, What: "voucher", Service: "relay", Peer: &node, Channel: &channel, Number: 3, Exposed: 10_230_000, Charged: 5_115_000, Digest: digest, Sig: proof},
+		api.SignAnswer{Type: "signed-certificate", Body: proof},
+		api.SignAnswer{Type: "signed-mailbox", Body: proof},
 		api.SignAnswer{Type: "signed-ticket", Body: proof},
 		api.SignAnswer{Type: "signed-voucher", Body: proof},
+		api.RelayStatus{Type: "relay-status", Address: alice, Chain: chain, Device: "a09a", Peer: "12D3Koo", Addrs: []string{"/dns4/r.example/tcp/0/p2p/12D3Koo"}, Reachability: "unknown", Providing: true, Node: &node, Mailbox: 1, Published: true, Relays: []api.RelayLink{{Node: node, Name: "r", Addr: "/dns4/r.example/tcp/0", Connected: true, Receives: true, Channel: &channel, Cap: 500_000_000, Spent: 20_000, RTTMicros: 310}}, Inbox: 2, Held: &api.RelayHeld{Mailboxes: 2, Messages: 3, Bytes: 768, Online: 1, Channels: 1, Earned: 20_000}, Version: "dev", UptimeMs: 61_000},
+		api.Message{Type: "message", Seq: 1, ID: "note-1", From: alice, Kind: "text", Size: 5, SHA256: digest, Text: &text, Sent: when, Received: &later, State: "new"},
+		api.Message{Type: "sent", Seq: 1, ID: "note-1", To: bob, Kind: "text", Size: 5, SHA256: digest, Text: &text, Sent: when, State: "delivered", Since: &later, Expiry: &later, Relay: &node, Units: 1, Cost: 20_000},
+		api.Correspondent{Type: "correspondent", Address: alice, State: "request", Messages: 2, Since: &when},
+		api.RelayPeer{Type: "peer", Peer: "12D3Koo", Addr: "/dns4/r.example/tcp/0", Direction: "out", RTTMicros: 310, Since: &when},
+		api.Route{Type: "route", Node: node, Name: "r", Addr: "/dns4/r.example/tcp/0", Price: 10_000, Hold: []api.Hold{{Seconds: 86_400, Factor: 1}}, Reachable: true, RTTMicros: 310, Preferred: true},
 		api.WalletStatus{Type: "wallet-status", Address: alice, Chain: chain, Batches: []string{"payroll"}, Signed: 1, Head: digest, Version: "dev", UptimeMs: 61_000},
 	}
 	by := map[string]any{}
@@ -360,7 +371,7 @@ func samples(t *testing.T) map[string]any {
 
 // foreign are the records of rooms that this one may not import: their lines are
 // checked by form alone.
-var foreign = []string{"init", "join", "ready", "balance", "wallet", "check", "description"}
+var foreign = []string{"init", "join", "ready", "balance", "wallet", "check", "description", "trace", "log-entry"}
 
 // Each record is written as the page shows it, and read back from it. UPDATE=1
 // writes the page's lines anew.

@@ -13,7 +13,8 @@
 //	V3  a newer voucher owes the carrier at least what the one before did, and
 //	    still promises every message that it holds
 //	V4  a carrier hands over at most W beyond what is acknowledged, or one message
-//	V5  a place that expired goes back to the sender: the promise ends there
+//	V5  a place that expired goes back to the sender, unless it turns out that it
+//	    was acknowledged
 //	V6  an acknowledgement covers only what its device has, without a hole
 //
 // It reads no clock and keeps nothing on disk: the caller gives the time and
@@ -69,6 +70,20 @@ func union(acks []session.Ack, base, end top.Amount) (sum top.Amount) {
 		}
 	}
 	return sum
+}
+
+// holes is what ranges in the order of From leave out between base and end.
+func holes(acks []session.Ack, base, end top.Amount) (all []Range) {
+	for _, a := range acks {
+		if from := min(a.From, end); from > base {
+			all = append(all, Range{base, from})
+		}
+		base = max(base, a.To)
+	}
+	if base < end {
+		all = append(all, Range{base, end})
+	}
+	return all
 }
 
 // covered is how far from base on everything is acknowledged.

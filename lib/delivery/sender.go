@@ -37,7 +37,11 @@ type SenderLine struct {
 	Placed    top.Amount // messages lie up to here
 	Promised  top.Amount // by the newest voucher
 	Acks      []session.Ack
+	Holes     []Range // settled as expired, below Base: paid after all when an acknowledgement comes late
 }
+
+// A Range is a part of a line.
+type Range struct{ From, To top.Amount }
 
 // A held is a place that is neither acknowledged nor expired.
 type held struct {
@@ -187,8 +191,31 @@ func (s *Sender) Acked(a session.Ack, now time.Time) (news bool, err error) {
 	if err := a.Verify(s.cfg.Chain, uint64(now.Unix())); err != nil {
 		return false, err
 	}
+	late := l.fill(a)
+	s.amount += late
 	l.Acks, news = merge(l.Acks, a, l.Base)
-	return news, nil
+	return news || late > 0, nil
+}
+
+// fill takes what an acknowledgement covers out of the holes, and says how much
+// that is: it was delivered before it expired, and is owed.
+func (l *senderLine) fill(a session.Ack) (late top.Amount) {
+	var left []Range
+	for _, h := range l.Holes {
+		from, to := max(h.From, a.From), min(h.To, a.To)
+		if to <= from {
+			left = append(left, h)
+			continue
+		}
+		late += to - from
+		for _, r := range []Range{{h.From, from}, {to, h.To}} {
+			if r.To > r.From {
+				left = append(left, r)
+			}
+		}
+	}
+	l.Holes = left
+	return late
 }
 
 // Due says whether a voucher should go out: a place is not promised, or less than
@@ -206,6 +233,9 @@ func (s *Sender) Due() bool {
 
 // Settles says whether the next voucher would settle anything.
 func (s *Sender) Settles(now time.Time) bool {
+	if s.last.Seq > 0 && s.amount > s.last.Amount {
+		return true
+	}
 	for _, l := range s.lines {
 		if base, _ := l.settled(now); base > l.Base {
 			return true
@@ -238,6 +268,7 @@ func (s *Sender) Renew(now time.Time) (session.Voucher, error) {
 	for _, l := range s.lines {
 		base, left := l.settled(now)
 		s.amount += union(l.Acks, l.Base, base)
+		l.Holes = append(l.Holes, holes(l.Acks, l.Base, base)...)
 		l.Base, l.held = base, left
 		l.Acks = prune(l.Acks, base)
 	}

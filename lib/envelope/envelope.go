@@ -170,7 +170,8 @@ func gcm(key []byte) cipher.AEAD {
 	return a
 }
 
-var zeroNonce [12]byte
+// zeroNonce is the nonce of a key that seals one text.
+func zeroNonce() []byte { return make([]byte, 12) }
 
 func draw(b []byte) { rand.Read(b) }
 

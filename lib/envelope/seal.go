@@ -44,7 +44,7 @@ func Seal(chain top.ChainID, device keys.Private, cert keys.Certificate, to []*O
 		e.Raw(o.ID[:])
 		e.Uint(uint64(index))
 		e.Bytes(o.opening)
-		e.Raw(gcm(key).Seal(nil, zeroNonce[:], s.Key[:], s.ID[:]))
+		e.Raw(gcm(key).Seal(nil, zeroNonce(), s.Key[:], s.ID[:]))
 	}
 	head := e.Out()
 	text, err := bundleText(chain, device, cert, s.ID, to[0].Account, sent, payloads)
@@ -58,7 +58,7 @@ func Seal(chain top.ChainID, device keys.Private, cert keys.Certificate, to []*O
 	b := make([]byte, size)
 	n := copy(b, head)
 	copy(b[n:], text)
-	s.Bytes = gcm(s.Key[:]).Seal(b[:n], zeroNonce[:], b[n:size-tagSize], s.ID[:])
+	s.Bytes = gcm(s.Key[:]).Seal(b[:n], zeroNonce(), b[n:size-tagSize], s.ID[:])
 	return s, nil
 }
 
@@ -133,7 +133,7 @@ func Open(now uint64, sealed []byte, me Receiver) (o Opened, err error) {
 	if err != nil {
 		return o, err
 	}
-	text, err := gcm(o.Key[:]).Open(nil, zeroNonce[:], d.Rest(), o.ID[:])
+	text, err := gcm(o.Key[:]).Open(nil, zeroNonce(), d.Rest(), o.ID[:])
 	if err != nil {
 		return o, fmt.Errorf("bundle %s: it was changed: %w", o.ID.Short(), top.ErrDenied)
 	}
@@ -157,7 +157,7 @@ func (o *Opened) unwrap(me Receiver, id [16]byte, index uint32, opening, wrapped
 	if err != nil {
 		return err
 	}
-	k, err := gcm(key).Open(nil, zeroNonce[:], wrapped, o.ID[:])
+	k, err := gcm(key).Open(nil, zeroNonce(), wrapped, o.ID[:])
 	if err != nil {
 		return fmt.Errorf("bundle %s: its key was changed: %w", o.ID.Short(), top.ErrDenied)
 	}
@@ -239,7 +239,7 @@ func SealChunk(key [32]byte, file [16]byte, index uint32, data []byte) (s Sealed
 	binary.BigEndian.PutUint32(b[17:], index)
 	binary.BigEndian.PutUint32(b[prelude:], uint32(len(data)))
 	copy(b[prelude+4:], data)
-	s.Bytes = gcm(s.Key[:]).Seal(b[:prelude], zeroNonce[:], b[prelude:size-tagSize], b[:prelude])
+	s.Bytes = gcm(s.Key[:]).Seal(b[:prelude], zeroNonce(), b[prelude:size-tagSize], b[:prelude])
 	return s
 }
 
@@ -251,7 +251,7 @@ func OpenChunk(key [32]byte, sealed []byte) (data []byte, id top.ID, k [32]byte,
 		return nil, id, k, fmt.Errorf("a chunk of %d bytes: %w", len(sealed), top.ErrInvalid)
 	}
 	id, k = chunkKeys(key, index)
-	text, err := gcm(k[:]).Open(sealed[prelude:prelude], zeroNonce[:], sealed[prelude:], sealed[:prelude])
+	text, err := gcm(k[:]).Open(sealed[prelude:prelude], zeroNonce(), sealed[prelude:], sealed[:prelude])
 	if err != nil {
 		return nil, id, k, fmt.Errorf("chunk %d: it was changed, or is of another file: %w", index, top.ErrDenied)
 	}

@@ -421,15 +421,6 @@ func (s *State) lock(t *Tx, b *Lock) Result {
 	return s.done(Move{t.From, Out, b.Amount, t.From})
 }
 
-func (s *State) mailbox(t *Tx, b *Mailbox) Result {
-	c := &s.cold[t.From]
-	if b.Seq <= c.mailSeq {
-		return fail(fmt.Errorf("mailbox record %d: number %d is on the chain already: %w", b.Seq, c.mailSeq, top.ErrDenied))
-	}
-	c.mailbox, c.mailSeq = b.Digest, b.Seq
-	return s.done()
-}
-
 func (s *State) unlock(t *Tx, b *Unlock) Result {
 	c := &s.cold[t.From]
 	if c.locked < b.Amount {

@@ -2,14 +2,9 @@ package relay
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
-	"io"
-	"os"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -47,22 +42,6 @@ type inMessage struct {
 	Envelope top.ID
 }
 
-// An inFile is a file of which chunks arrive.
-type inFile struct {
-	Message inMessage
-	Key     [32]byte
-	Chunks  uint32
-	Got     []byte // a bit for each chunk
-	Have    uint32
-
-	f     *os.File
-	sum   hash.Hash // of the chunks up to next, while they come in order
-	next  uint32
-	dirty bool
-}
-
-func (f *inFile) has(i uint32) bool { return f.Got[i/8]&(1<<(i%8)) != 0 }
-
 // An intake takes what one relay hands over. Many envelopes become durable
 // together; only then are they acknowledged (M1).
 type intake struct {
@@ -74,7 +53,7 @@ type intake struct {
 	bytes int
 	acks  map[top.ID]delivery.Reader
 	skips []top.ID
-	nays  map[top.ID][]top.ID // refused, by channel
+	marks map[string]map[top.ID][]top.ID // refused, or delivered by another relay: by state and channel
 	files map[*inFile]bool
 	done  []*inFile
 	held  bool // the lock
@@ -91,7 +70,8 @@ func (in *intake) begin() {
 	in.held = true
 	in.b = in.a.db.db.NewIndexedBatch()
 	in.n, in.bytes, in.skips, in.done = 0, 0, nil, nil
-	in.acks, in.nays, in.files = map[top.ID]delivery.Reader{}, map[top.ID][]top.ID{}, map[*inFile]bool{}
+	in.acks, in.files = map[top.ID]delivery.Reader{}, map[*inFile]bool{}
+	in.marks = map[string]map[top.ID][]top.ID{refused: {}, delivered: {}}
 }
 
 // abandon forgets a group that was not made durable.
@@ -131,12 +111,12 @@ func (in *intake) take(ctx context.Context, body []byte) error {
 	case errors.Is(err, errLater):
 		return nil
 	case errors.Is(err, errRefused):
-		in.nays[h.Channel] = append(in.nays[h.Channel], h.ID)
+		in.marks[refused][h.Channel] = append(in.marks[refused][h.Channel], h.ID)
 	case err != nil:
 		in.a.log.Warn("an envelope that does not open", "relay", in.l.node, "err", err)
 		in.skips = append(in.skips, h.ID)
-	case !fresh: // another relay delivered it: this one is not paid (M6)
-		in.skips = append(in.skips, h.ID)
+	case !fresh: // another relay delivered it: this one is not paid (M6), and the sender told
+		in.marks[delivered][h.Channel] = append(in.marks[delivered][h.Channel], h.ID)
 	default:
 		r.Got(place, h.ID)
 		in.acks[h.Channel] = r
@@ -306,119 +286,6 @@ func (a *agent) enter(b *pebble.Batch, m *inMessage) error {
 	return save(b, key(box, u64(m.Seq)), m)
 }
 
-// chunk writes a chunk of a file to its place.
-func (in *intake) chunk(e *envelope.Envelope) (fresh bool, err error) {
-	id, index, _ := envelope.IsChunk(e.Sealed)
-	f, err := in.file(id)
-	if err != nil {
-		return false, err
-	}
-	if f == nil || f.Message.State == "request" {
-		return false, errLater // its manifest comes by another relay, or its sender is a stranger
-	}
-	if index >= f.Chunks {
-		return false, top.Errorf(top.Invalid, "chunk %d of %d", index, f.Chunks)
-	}
-	data, name, k, err := envelope.OpenChunk(f.Key, e.Sealed)
-	if err != nil {
-		return false, err
-	}
-	if name != e.Header.ID {
-		return false, top.Errorf(top.Denied, "the header speaks of another chunk")
-	}
-	if err := e.Header.Check(k, e.MAC); err != nil {
-		return false, err
-	}
-	if want := min(f.Message.Size-uint64(index)*envelope.ChunkData, envelope.ChunkData); uint64(len(data)) != want {
-		return false, top.Errorf(top.Invalid, "chunk %d has %d bytes, not %d", index, len(data), want)
-	}
-	if f.has(index) {
-		return false, nil
-	}
-	return true, in.write(f, index, data)
-}
-
-// file is a file that arrives, from memory or disk; nil when it is not known.
-func (in *intake) file(id [16]byte) (*inFile, error) {
-	if f := in.a.files[id]; f != nil {
-		return f, nil
-	}
-	f := new(inFile)
-	ok, err := load(in.b, key('f', id[:]), f)
-	if err != nil || !ok {
-		return nil, err
-	}
-	in.a.files[id] = f
-	return f, nil
-}
-
-func (in *intake) write(f *inFile, index uint32, data []byte) error {
-	if f.f == nil {
-		if err := in.a.db.room(); err != nil {
-			return err
-		}
-		var err error
-		if f.f, err = os.OpenFile(in.a.partPath(f.Message.File), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-			return fmt.Errorf("write a file: %w", err)
-		}
-		if f.Have == 0 {
-			f.sum = sha256.New()
-		}
-	}
-	if _, err := f.f.WriteAt(data, int64(index)*envelope.ChunkData); err != nil {
-		return fmt.Errorf("write a file: %w", err)
-	}
-	if f.sum != nil && index == f.next {
-		f.sum.Write(data)
-		f.next++
-	} else {
-		f.sum = nil
-	}
-	f.Got[index/8] |= 1 << (index % 8)
-	f.Have++
-	in.files[f] = true
-	if f.Have == f.Chunks {
-		in.done = append(in.done, f)
-	}
-	return nil
-}
-
-func (a *agent) partPath(id [16]byte) string { return a.path("parts", hex.EncodeToString(id[:])) }
-func (a *agent) filePath(id [16]byte) string { return a.path("files", hex.EncodeToString(id[:])) }
-
-// finish checks a file that is whole, and puts its message into the inbox.
-func (in *intake) finish(f *inFile) error {
-	sum := f.sum
-	if sum == nil {
-		sum = sha256.New()
-		if _, err := f.f.Seek(0, io.SeekStart); err != nil {
-			return fmt.Errorf("read a file: %w", err)
-		}
-		if _, err := io.Copy(sum, f.f); err != nil {
-			return fmt.Errorf("read a file: %w", err)
-		}
-	}
-	if err := f.f.Close(); err != nil {
-		return fmt.Errorf("write a file: %w", err)
-	}
-	f.f = nil
-	id := f.Message.File
-	delete(in.a.files, id)
-	if top.ID(sum.Sum(nil)) != f.Message.SHA {
-		in.a.log.Warn("a file is not what its sender said", "from", f.Message.From, "id", f.Message.ID)
-		os.Remove(in.a.partPath(id))
-		return in.b.Delete(key('f', id[:]), nil)
-	}
-	if err := os.Rename(in.a.partPath(id), in.a.filePath(id)); err != nil {
-		return fmt.Errorf("write a file: %w", err)
-	}
-	f.Message.Received = in.a.now().UnixMilli()
-	if err := in.a.enter(in.b, &f.Message); err != nil {
-		return err
-	}
-	return in.b.Delete(key('f', id[:]), nil)
-}
-
 // flush makes the group durable, and then acknowledges it.
 func (in *intake) flush(ctx context.Context) error {
 	if !in.held {
@@ -444,16 +311,16 @@ func (in *intake) flush(ctx context.Context) error {
 			return fmt.Errorf("write: %w", err)
 		}
 	}
-	acks, skips, nays := in.acks, in.skips, in.nays
+	acks, skips, marks := in.acks, in.skips, in.marks
 	in.b.Close()
 	in.held = false
 	in.a.intake.Unlock()
 	in.a.changed()
-	return in.say(ctx, acks, skips, nays)
+	return in.say(ctx, acks, skips, marks)
 }
 
 // say acknowledges what is durable, and refuses the rest.
-func (in *intake) say(ctx context.Context, acks map[top.ID]delivery.Reader, skips []top.ID, nays map[top.ID][]top.ID) error {
+func (in *intake) say(ctx context.Context, acks map[top.ID]delivery.Reader, skips []top.ID, marks map[string]map[top.ID][]top.ID) error {
 	for channel, r := range acks {
 		if r.Count == 0 {
 			continue
@@ -471,13 +338,15 @@ func (in *intake) say(ctx context.Context, acks map[top.ID]delivery.Reader, skip
 			return err
 		}
 	}
-	for channel, ids := range nays {
-		m, err := in.a.deviceMark(refused, channel, ids)
-		if err != nil {
-			return err
-		}
-		if err := in.s.send(ctx, fMark, m.encode()); err != nil {
-			return err
+	for state, of := range marks {
+		for channel, ids := range of {
+			m, err := in.a.deviceMark(state, channel, ids)
+			if err != nil {
+				return err
+			}
+			if err := in.s.send(ctx, fMark, m.encode()); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -504,151 +373,4 @@ func (m *inMessage) record() api.Message {
 		r.Body = m.Body
 	}
 	return r
-}
-
-// readBy tells the senders of messages that they were seen: now, or when their
-// relay answers.
-func (a *agent) readBy(ids []string) error {
-	type at struct {
-		node    top.NodeID
-		channel top.ID
-	}
-	marks := map[at][]top.ID{}
-	b := a.db.db.NewIndexedBatch()
-	defer b.Close()
-	for _, id := range ids {
-		m, err := a.received(id)
-		if err != nil {
-			return err
-		}
-		if m.State != "new" {
-			continue
-		}
-		m.State = "read"
-		if err := save(b, key('i', u64(m.Seq)), m); err != nil {
-			return err
-		}
-		k := at{m.Node, m.Channel}
-		if n := len(marks[k]); n == 0 || marks[k][n-1] != m.Envelope {
-			marks[k] = append(marks[k], m.Envelope)
-		}
-	}
-	nodes := map[top.NodeID]bool{}
-	for k, all := range marks {
-		for len(all) > 0 {
-			part := all[:min(len(all), maxMark)]
-			all = all[len(part):]
-			m, err := a.deviceMark(read, k.channel, part)
-			if err != nil {
-				return err
-			}
-			if err := b.Set(key('v', k.node[:], part[0][:]), m.encode(), nil); err != nil {
-				return err
-			}
-		}
-		nodes[k.node] = true
-	}
-	if err := b.Commit(pebble.Sync); err != nil {
-		return err
-	}
-	for node := range nodes {
-		a.mu.Lock()
-		l := a.links[node]
-		a.mu.Unlock()
-		if l != nil {
-			a.sayMarks(l)
-		}
-	}
-	return nil
-}
-
-// sayMarks sends a relay the marks that wait for it.
-func (a *agent) sayMarks(l *link) {
-	prefix := key('v', l.node[:])
-	var sent [][]byte
-	err := each(a.db.db, prefix, prefix, func(k, v []byte) (bool, error) {
-		if err := l.send(a.ctx, fMark, v); err != nil {
-			return false, err
-		}
-		sent = append(sent, append([]byte{}, k...))
-		return true, nil
-	})
-	if err != nil {
-		a.log.Debug("marks", "err", err)
-	}
-	for _, k := range sent {
-		a.db.db.Delete(k, pebble.NoSync)
-	}
-}
-
-// received is a message of the inbox or the requests, by its id.
-func (a *agent) received(id string) (*inMessage, error) {
-	at, err := get(a.db.db, key('n', []byte(id)))
-	if err != nil {
-		return nil, err
-	}
-	m := new(inMessage)
-	if len(at) == 9 {
-		ok, err := load(a.db.db, at, m)
-		if err != nil || ok {
-			return m, err
-		}
-	}
-	return nil, top.Errorf(top.NotFound, "no message %q was received", id)
-}
-
-// judge allows or blocks somebody. What waits from who is allowed comes into the
-// inbox; of who is blocked nothing is kept.
-func (a *agent) judge(who top.Address, state string) error {
-	a.intake.Lock()
-	defer a.intake.Unlock()
-	b := a.db.db.NewIndexedBatch()
-	defer b.Close()
-	if err := b.Set(key('a', who[:]), []byte(state), nil); err != nil {
-		return err
-	}
-	waits := false
-	err := each(a.db.db, key('r'), key('r'), func(k, v []byte) (bool, error) {
-		var m inMessage
-		if err := json.Unmarshal(v, &m); err != nil || m.From != who {
-			return err == nil, err
-		}
-		if err := b.Delete(append([]byte{}, k...), nil); err != nil {
-			return false, err
-		}
-		m.State = "new"
-		isFile := m.File != [16]byte{}
-		if state == blocked {
-			if isFile {
-				return true, b.Delete(key('f', m.File[:]), nil)
-			}
-			return true, nil
-		}
-		if !isFile {
-			return true, a.enter(b, &m)
-		}
-		waits = true // its chunks come now, and it enters when they are here
-		var f inFile
-		if ok, err := load(b, key('f', m.File[:]), &f); err != nil || !ok {
-			return err == nil, err
-		}
-		f.Message.State = "new"
-		return true, save(b, key('f', m.File[:]), f)
-	})
-	if err != nil {
-		return err
-	}
-	if err := b.Commit(pebble.Sync); err != nil {
-		return err
-	}
-	clear(a.files)
-	if waits {
-		a.mu.Lock()
-		for _, l := range a.links {
-			l.bounce()
-		}
-		a.mu.Unlock()
-	}
-	a.changed()
-	return nil
 }

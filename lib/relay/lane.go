@@ -36,6 +36,7 @@ type lane struct {
 	broken error
 	known  map[string]ackState // by recipient and device
 	signs  bool                // a voucher is being signed
+	noes   int                 // vouchers that the relay refused one after the other
 }
 
 // laneState is a lane on disk.
@@ -258,6 +259,23 @@ func (n *lane) fail(err error) {
 	defer n.mu.Unlock()
 	if n.broken == nil {
 		n.broken = &relaySaid{err}
+	}
+}
+
+// maxNoes is how many vouchers in a row a relay refuses before it is not paid on
+// that channel any more.
+const maxNoes = 3
+
+// refused signs another voucher when the relay refused one: it showed what we had
+// missed.
+func (n *lane) refused(ctx context.Context, why error) {
+	n.mu.Lock()
+	n.noes++
+	over := n.noes >= maxNoes
+	n.mu.Unlock()
+	if over || n.renew(ctx) != nil {
+		n.fail(why)
+		n.l.bad(n.l.a.now())
 	}
 }
 

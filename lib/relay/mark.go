@@ -16,7 +16,7 @@ const markDomain = "top/mark/1"
 // A mark is a signed word on the state of envelopes of one channel. A relay's node
 // signs stored, expired and refused, a recipient's device read and refused.
 type mark struct {
-	State   string // "stored", "expired", "read", "refused"
+	State   string // "stored", "expired", "refused"; "delivered", "read", "refused"
 	Channel top.ID
 	IDs     []top.ID
 	Time    uint64 // unix milliseconds

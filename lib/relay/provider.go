@@ -2,14 +2,9 @@ package relay
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
-
-	"github.com/cockroachdb/pebble/v2"
-	"golang.org/x/sync/errgroup"
 
 	"top/lib/api"
 	"top/lib/delivery"
@@ -69,15 +64,6 @@ type stats struct {
 	Mailboxes int
 }
 
-// work is what the next commit writes.
-type work struct {
-	parcels []*parcel
-	carries map[*carry]bool
-	boxes   map[*box]bool
-	batch   *pebble.Batch
-	drops   []string // bodies to remove once it is durable
-}
-
 // A carry is a channel that pays for messages.
 type carry struct {
 	ticket  session.Ticket
@@ -122,10 +108,6 @@ func newProvider(ctx context.Context, d *Daemon) (*provider, error) {
 		return nil, err
 	}
 	return p, nil
-}
-
-func (p *provider) newWork() *work {
-	return &work{carries: map[*carry]bool{}, boxes: map[*box]bool{}, batch: p.db.db.NewBatch()}
 }
 
 // run commits, sweeps and makes receipts until ctx ends; then once more.
@@ -188,145 +170,6 @@ func relayOffer(n api.Node) (session.Offer, bool) {
 		}
 	}
 	return session.Offer{}, false
-}
-
-// wake asks for a commit.
-func (p *provider) wake() {
-	select {
-	case p.kick <- struct{}{}:
-	default:
-	}
-}
-
-// commit makes durable all that was taken, and tells the senders.
-func (p *provider) commit() error {
-	p.mu.Lock()
-	w := p.work
-	p.work = p.newWork()
-	blobs, bytes, err := p.fill(w)
-	p.mu.Unlock()
-	defer w.batch.Close()
-	if err != nil {
-		return err
-	}
-	var all errgroup.Group
-	all.SetLimit(4)
-	for _, b := range blobs {
-		all.Go(func() error { return p.db.putBlob(b.blobName(), b.sealed) })
-	}
-	if err := all.Wait(); err != nil {
-		return top.Errorf(top.Failed, "%v (free some space and start again)", err)
-	}
-	for c := range w.carries {
-		if err := p.writeLog(c); err != nil {
-			return err
-		}
-	}
-	if !w.batch.Empty() {
-		if err := w.batch.Commit(pebble.Sync); err != nil {
-			return fmt.Errorf("write: %w", err)
-		}
-	}
-	for _, name := range w.drops {
-		p.db.dropBlob(name)
-	}
-	p.stored(w, bytes)
-	return nil
-}
-
-// fill puts into the batch what changed, and says which bodies go to files.
-func (p *provider) fill(w *work) (blobs []*parcel, bytes int64, err error) {
-	for _, m := range w.parcels {
-		bytes += int64(m.size)
-		if m.gone {
-			continue
-		}
-		v, blob := m.encode()
-		if blob {
-			blobs = append(blobs, m)
-		}
-		if err := w.batch.Set(m.key(), v, nil); err != nil {
-			return nil, 0, err
-		}
-		if err := w.batch.Set(key('X', u64(m.head.Expiry), m.head.Recipient[:], u64(m.seq)), nil, nil); err != nil {
-			return nil, 0, err
-		}
-	}
-	for c := range w.carries {
-		st := carryState{Ticket: c.ticket.Encode(), Config: c.c.Config(), State: c.c.State(), Log: c.log.Encode()}
-		if err := save(w.batch, key('C', c.ticket.Channel[:]), st); err != nil {
-			return nil, 0, err
-		}
-	}
-	for b := range w.boxes {
-		if err := b.save(w.batch); err != nil {
-			return nil, 0, err
-		}
-	}
-	if len(w.boxes) > 0 {
-		err = save(w.batch, key('S'), p.stats)
-	}
-	return blobs, bytes, err
-}
-
-// stored says to the senders what is on disk now.
-func (p *provider) stored(w *work, bytes int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.pending -= bytes
-	p.space.Broadcast()
-	ids := map[top.ID][]top.ID{}
-	for _, m := range w.parcels {
-		m.stored = true
-		if !m.gone {
-			ids[m.head.Channel] = append(ids[m.head.Channel], m.head.ID)
-		}
-		if b := p.boxes[m.head.Recipient]; b != nil {
-			b.settle(m)
-		}
-		m.wait.stored = true
-	}
-	for channel, all := range ids {
-		if c := p.carries[channel]; c != nil {
-			p.mark(c, "stored", "", all)
-		}
-	}
-}
-
-// marks signs the state of envelopes.
-func (p *provider) marks(c *carry, state, reason string, ids []top.ID) (all [][]byte, err error) {
-	for part := range slices.Chunk(ids, maxMark) {
-		m := mark{State: state, Channel: c.ticket.Channel, IDs: part, Time: uint64(p.now().UnixMilli()), Reason: reason, Node: p.node.Public()}
-		if err := m.sign(p.chain, p.node.Signer()); err != nil {
-			return nil, err
-		}
-		all = append(all, m.encode())
-	}
-	return all, nil
-}
-
-// mark signs the state of envelopes and sends it to their sender, if that is
-// here; expired and refused are kept for when it comes back.
-func (p *provider) mark(c *carry, state, reason string, ids []top.ID) {
-	all, err := p.marks(c, state, reason, ids)
-	if err != nil {
-		p.log.Error("sign a mark", "err", err)
-	}
-	for _, m := range all {
-		p.tell(c, fStored, m, state != "stored")
-	}
-}
-
-// tell sends a mark to the sender of a channel, or keeps it.
-func (p *provider) tell(c *carry, kind byte, body []byte, keep bool) {
-	if c.sender != nil && c.sender.try(kind, body) || !keep {
-		return
-	}
-	k := key('N', c.ticket.Channel[:], u64(uint64(p.now().UnixNano())))
-	if err := p.work.batch.Set(k, append([]byte{kind}, body...), nil); err != nil {
-		p.log.Error("keep a mark", "err", err)
-	}
-	p.wake()
 }
 
 // room says why nothing more is taken, looking at the disk once a second.
@@ -484,16 +327,17 @@ func (p *provider) resume(c *carry) (body []byte, frames [][]byte, err error) {
 	return encodeResume(c.ticket, c.c), frames, err
 }
 
-// renew takes a voucher.
-func (p *provider) renew(v session.Voucher) error {
+// renew takes a voucher. With one that is refused go the acknowledgements that its
+// sender may have missed.
+func (p *provider) renew(v session.Voucher) (missed [][]byte, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.carries[v.Channel]
 	if c == nil {
-		return top.Errorf(top.NotFound, "channel %s: no session (send a ticket first)", v.Channel.Short())
+		return nil, top.Errorf(top.NotFound, "channel %s: no session (send a ticket first)", v.Channel.Short())
 	}
 	now := uint64(p.now().Unix())
-	err := c.c.Renew(v, func(to top.Address) (all []delivery.Place) {
+	err = c.c.Renew(v, func(to top.Address) (all []delivery.Place) {
 		for _, w := range c.waits[to] {
 			if w.expiry > now {
 				all = append(all, w.place)
@@ -502,11 +346,16 @@ func (p *provider) renew(v session.Voucher) error {
 		return all
 	})
 	if err != nil {
-		return err
+		for _, l := range c.c.State().Lines {
+			for _, a := range l.Acks {
+				missed = append(missed, frame(fAcked, a.Encode()))
+			}
+		}
+		return missed, err
 	}
 	p.work.carries[c] = true
 	p.wake()
-	return nil
+	return nil, nil
 }
 
 // take takes an envelope to be held.
@@ -613,37 +462,6 @@ func (p *provider) acked(h *hand, a session.Ack) error {
 	return nil
 }
 
-// clear ends what a device was handed, and drops what every device has.
-func (p *provider) clear(h *hand, over func(flight) bool) {
-	for seq, f := range h.out {
-		if over(f) {
-			delete(h.out, seq)
-			h.box.has(h.device, seq)
-		}
-	}
-	p.drop(h.box)
-}
-
-// drop forgets the messages of a box that no device lacks.
-func (p *provider) drop(b *box) {
-	for _, m := range b.drop(p.db) {
-		p.stats.Messages--
-		p.stats.Bytes -= uint64(m.size)
-		p.forget(b, m)
-	}
-}
-
-// forget takes a message out of the queue and off the disk.
-func (p *provider) forget(b *box, m *parcel) {
-	m.gone = true
-	p.work.boxes[b] = true
-	p.work.batch.Delete(m.key(), nil)
-	p.work.batch.Delete(key('X', u64(m.head.Expiry), m.head.Recipient[:], u64(m.seq)), nil)
-	if m.isBlob() {
-		p.work.drops = append(p.work.drops, m.blobName())
-	}
-}
-
 // passOn gives a recipient's mark to the sender of its channel; what it refused is
 // handed over no more.
 func (p *provider) passOn(h *hand, m mark) error {
@@ -659,60 +477,11 @@ func (p *provider) passOn(h *hand, m mark) error {
 	if err != nil || c == nil {
 		return err
 	}
-	if m.State == "refused" {
+	if m.State == refused || m.State == delivered {
 		p.skip(h, m.IDs)
 	}
 	p.tell(c, fMarked, m.encode(), true)
 	return nil
-}
-
-// skip hands some envelopes to a device no more.
-func (p *provider) skip(h *hand, ids []top.ID) {
-	p.clear(h, func(f flight) bool { return slices.Contains(ids, f.id) })
-	p.wake()
-	h.box.wake()
-}
-
-// sweep drops what expired and tells the senders.
-func (p *provider) sweep() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := uint64(p.now().Unix())
-	expired := map[top.ID][]top.ID{}
-	err := each(p.db.db, key('X'), key('X'), func(k, _ []byte) (bool, error) {
-		at, to, seq := splitExpiry(k)
-		if at > now {
-			return false, nil
-		}
-		b, err := p.box(to)
-		if err != nil || b == nil {
-			return err == nil, err
-		}
-		m, err := b.parcel(p.db, seq)
-		if err != nil || m == nil {
-			return err == nil, err
-		}
-		expired[m.head.Channel] = append(expired[m.head.Channel], m.head.ID)
-		b.expire(m)
-		p.stats.Messages--
-		p.stats.Bytes -= uint64(m.size)
-		p.forget(b, m)
-		return true, nil
-	})
-	for channel, ids := range expired {
-		c, e := p.carry(channel)
-		if e != nil || c == nil {
-			continue
-		}
-		for to, w := range c.waits {
-			c.waits[to] = slices.DeleteFunc(w, func(x *waiting) bool { return x.expiry <= now })
-		}
-		p.mark(c, "expired", "", ids)
-	}
-	if len(expired) > 0 {
-		p.wake()
-	}
-	return err
 }
 
 // held is what status says of a provider.

@@ -110,7 +110,17 @@ func (g *guest) handle(ctx context.Context, kind byte, body []byte) error {
 		}
 		return g.mind(a.err)
 	case fVoucher:
-		return g.fault(ctx, g.voucher(body))
+		var v session.Voucher
+		if err := v.Decode(body); err != nil {
+			return err
+		}
+		missed, err := g.p.renew(v)
+		for _, f := range missed {
+			if err := g.s.put(ctx, f); err != nil {
+				return err
+			}
+		}
+		return g.fault(ctx, about(v.Channel, top.ID{}, err))
 	case fSend:
 		var e envelope.Envelope
 		if err := e.Decode(body); err != nil {
@@ -162,14 +172,6 @@ func (g *guest) fault(ctx context.Context, f *fault) error {
 		return err
 	}
 	return g.mind(f.err)
-}
-
-func (g *guest) voucher(body []byte) *fault {
-	var v session.Voucher
-	if err := v.Decode(body); err != nil {
-		return &fault{err: err}
-	}
-	return about(v.Channel, top.ID{}, g.p.renew(v))
 }
 
 // received takes what a recipient's device says.

@@ -9,7 +9,7 @@ import (
 	"top/lib/wire"
 )
 
-// Limits of delivery (economy.md, "Delivery to an offline recipient").
+// Limits of delivery (docs/economy.md, "Messages").
 const (
 	MaxAsides = 64  // recipients in a voucher, and acknowledgements in a claim
 	MaxAck    = 512 // bytes of an encoded acknowledgement

@@ -1,9 +1,7 @@
 package session
 
 import (
-	"crypto/sha256"
 	"fmt"
-	"io"
 	"time"
 
 	"top/lib/keys"
@@ -392,14 +390,6 @@ func (t *Tick) Decode(b []byte) error {
 	return d.End()
 }
 
-// A Claim is what a provider shows to be paid: one voucher, the highest tick of
-// each of its anchors, and what recipients acknowledged of its asides.
-type Claim struct {
-	Voucher Voucher
-	Ticks   []Tick // in the order of Voucher.Anchors; I is 0 where there is none
-	Acks    []Ack  // in the order of Voucher.Asides, and of their From
-}
-
 // Put encodes the claim (docs/wire.md, "Claim").
 func (c Claim) Put(e *wire.Encoder) {
 	e.Bytes(c.Voucher.Encode())
@@ -499,41 +489,3 @@ func (c Claim) Owed() (top.Amount, error) {
 	}
 	return addUnits(owed, delivered, 1)
 }
-
-// Hash applies SHA-256 n times to w.
-func Hash(w top.ID, n uint32) top.ID {
-	for range n {
-		w = sha256.Sum256(w[:])
-	}
-	return w
-}
-
-// A HashChain is the payer's side of an anchor: N ticks made from 32 random
-// bytes, which must be fresh for every anchor and used once. It prints as
-// "[secret]": whoever sees it can tick.
-type HashChain struct{ w []top.ID }
-
-// NewHashChain makes a chain of n ticks, 1 to MaxSteps.
-func NewHashChain(seed [32]byte, n uint32) *HashChain {
-	w := make([]top.ID, n+1)
-	w[n] = seed
-	for i := n; i > 0; i-- {
-		w[i-1] = sha256.Sum256(w[i][:])
-	}
-	return &HashChain{w}
-}
-
-// Root is w0, what an anchor shows.
-func (h *HashChain) Root() top.ID { return h.w[0] }
-
-// N is the number of ticks.
-func (h *HashChain) N() uint32 { return uint32(len(h.w) - 1) }
-
-// At is w_i, what tick i shows. Whoever knows it knows every earlier one.
-func (h *HashChain) At(i uint32) top.ID { return h.w[i] }
-
-// seed is the random bytes.
-func (h *HashChain) seed() [32]byte { return h.w[len(h.w)-1] }
-
-// Format hides the ticks from every verb.
-func (HashChain) Format(f fmt.State, _ rune) { io.WriteString(f, "[secret]") }

@@ -1,0 +1,163 @@
+package relay
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/sync/errgroup"
+
+	"top/lib/top"
+)
+
+// work is what the next commit writes.
+type work struct {
+	parcels []*parcel
+	carries map[*carry]bool
+	boxes   map[*box]bool
+	batch   *pebble.Batch
+	drops   []string // bodies to remove once it is durable
+}
+
+func (p *provider) newWork() *work {
+	return &work{carries: map[*carry]bool{}, boxes: map[*box]bool{}, batch: p.db.db.NewBatch()}
+}
+
+// wake asks for a commit.
+func (p *provider) wake() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// commit makes durable all that was taken, and tells the senders.
+func (p *provider) commit() error {
+	p.mu.Lock()
+	w := p.work
+	p.work = p.newWork()
+	blobs, bytes, err := p.fill(w)
+	p.mu.Unlock()
+	defer w.batch.Close()
+	if err != nil {
+		return err
+	}
+	var all errgroup.Group
+	all.SetLimit(4)
+	for _, b := range blobs {
+		all.Go(func() error { return p.db.putBlob(b.blobName(), b.sealed) })
+	}
+	if err := all.Wait(); err != nil {
+		return top.Errorf(top.Failed, "%v (free some space and start again)", err)
+	}
+	for c := range w.carries {
+		if err := p.writeLog(c); err != nil {
+			return err
+		}
+	}
+	if !w.batch.Empty() {
+		if err := w.batch.Commit(pebble.Sync); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+	}
+	for _, name := range w.drops {
+		p.db.dropBlob(name)
+	}
+	p.stored(w, bytes)
+	return nil
+}
+
+// fill puts into the batch what changed, and says which bodies go to files.
+func (p *provider) fill(w *work) (blobs []*parcel, bytes int64, err error) {
+	for _, m := range w.parcels {
+		bytes += int64(m.size)
+		if m.gone {
+			continue
+		}
+		v, blob := m.encode()
+		if blob {
+			blobs = append(blobs, m)
+		}
+		if err := w.batch.Set(m.key(), v, nil); err != nil {
+			return nil, 0, err
+		}
+		if err := w.batch.Set(key('X', u64(m.head.Expiry), m.head.Recipient[:], u64(m.seq)), nil, nil); err != nil {
+			return nil, 0, err
+		}
+	}
+	for c := range w.carries {
+		st := carryState{Ticket: c.ticket.Encode(), Config: c.c.Config(), State: c.c.State(), Log: c.log.Encode()}
+		if err := save(w.batch, key('C', c.ticket.Channel[:]), st); err != nil {
+			return nil, 0, err
+		}
+	}
+	for b := range w.boxes {
+		if err := b.save(w.batch); err != nil {
+			return nil, 0, err
+		}
+	}
+	if len(w.boxes) > 0 {
+		err = save(w.batch, key('S'), p.stats)
+	}
+	return blobs, bytes, err
+}
+
+// stored says to the senders what is on disk now.
+func (p *provider) stored(w *work, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pending -= bytes
+	p.space.Broadcast()
+	ids := map[top.ID][]top.ID{}
+	for _, m := range w.parcels {
+		m.stored = true
+		if !m.gone {
+			ids[m.head.Channel] = append(ids[m.head.Channel], m.head.ID)
+		}
+		if b := p.boxes[m.head.Recipient]; b != nil {
+			b.settle(m)
+		}
+		m.wait.stored = true
+	}
+	for channel, all := range ids {
+		if c := p.carries[channel]; c != nil {
+			p.mark(c, "stored", "", all)
+		}
+	}
+}
+
+// marks signs the state of envelopes.
+func (p *provider) marks(c *carry, state, reason string, ids []top.ID) (all [][]byte, err error) {
+	for part := range slices.Chunk(ids, maxMark) {
+		m := mark{State: state, Channel: c.ticket.Channel, IDs: part, Time: uint64(p.now().UnixMilli()), Reason: reason, Node: p.node.Public()}
+		if err := m.sign(p.chain, p.node.Signer()); err != nil {
+			return nil, err
+		}
+		all = append(all, m.encode())
+	}
+	return all, nil
+}
+
+// mark signs the state of envelopes and sends it to their sender, if that is
+// here; expired and refused are kept for when it comes back.
+func (p *provider) mark(c *carry, state, reason string, ids []top.ID) {
+	all, err := p.marks(c, state, reason, ids)
+	if err != nil {
+		p.log.Error("sign a mark", "err", err)
+	}
+	for _, m := range all {
+		p.tell(c, fStored, m, state != "stored")
+	}
+}
+
+// tell sends a mark to the sender of a channel, or keeps it.
+func (p *provider) tell(c *carry, kind byte, body []byte, keep bool) {
+	if c.sender != nil && c.sender.try(kind, body) || !keep {
+		return
+	}
+	k := key('N', c.ticket.Channel[:], u64(uint64(p.now().UnixNano())))
+	if err := p.work.batch.Set(k, append([]byte{kind}, body...), nil); err != nil {
+		p.log.Error("keep a mark", "err", err)
+	}
+	p.wake()
+}

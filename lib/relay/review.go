@@ -1,0 +1,160 @@
+package relay
+
+import (
+	"slices"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"top/lib/top"
+)
+
+// review expires what nobody took in time, and moves what lies at a relay that is
+// gone, or that does not deliver, to another.
+func (a *agent) review() {
+	now := a.now()
+	a.mu.Lock()
+	var over []*outParcel
+	move := map[top.NodeID][]*outParcel{}
+	var late []*outMessage
+	for _, m := range a.msgs {
+		if m.Parcels == 0 && m.Expiry <= uint64(now.Unix()) {
+			late = append(late, m)
+		}
+	}
+	for _, p := range a.parcels {
+		switch since := now.Sub(time.UnixMilli(p.Since)); {
+		case p.Expiry <= uint64(now.Unix()):
+			over = append(over, p)
+		case p.State != placed && p.State != stored || p.Tries >= maxTries:
+		case a.gone(p.Node, now) || p.State == stored && since > doubt && p.Tries == 1:
+			move[p.Node] = append(move[p.Node], p)
+		}
+	}
+	a.mu.Unlock()
+	if len(over)+len(late) > 0 {
+		err := a.apply(func(b *pebble.Batch) error {
+			for _, p := range over {
+				if err := a.advance(b, p, expired, now.UnixMilli(), ""); err != nil {
+					return err
+				}
+			}
+			for _, m := range late {
+				if err := a.move(b, m, expired, now.UnixMilli(), ""); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			a.log.Error("expire", "err", err)
+		}
+	}
+	for node, all := range move {
+		a.relocate(node, all)
+	}
+}
+
+// gone says whether a relay does not answer for so long that others are tried. The
+// caller holds the lock.
+func (a *agent) gone(node top.NodeID, now time.Time) bool {
+	l := a.links[node]
+	if l == nil {
+		return false
+	}
+	up, since := l.isUp()
+	return !up && now.Sub(since) > moveAfter
+}
+
+// relocate gives what lies at one relay to another of each recipient's, if there is
+// one that answers.
+func (a *agent) relocate(node top.NodeID, all []*outParcel) {
+	to := map[top.Address][]*outParcel{}
+	for _, p := range all {
+		to[p.To] = append(to[p.To], p)
+	}
+	for who, ps := range to {
+		a.mu.Lock()
+		f, ok := a.known[who]
+		other := false
+		for _, r := range f.record.Relays {
+			if l := a.links[r]; ok && r != node && l != nil {
+				up, _ := l.isUp()
+				other = other || up
+			} else if ok && r != node {
+				other = true
+			}
+		}
+		a.mu.Unlock()
+		if other {
+			a.requeue(ps, node)
+		}
+	}
+}
+
+// requeue has parcels placed anew, at another relay if there is one.
+func (a *agent) requeue(all []*outParcel, avoid top.NodeID) {
+	if len(all) == 0 {
+		return
+	}
+	var fresh []*outParcel
+	err := a.apply(func(b *pebble.Batch) error {
+		for _, p := range all {
+			if q := a.parcels[p.Seq]; q != nil {
+				q.State, q.Since = queued, a.now().UnixMilli()
+				fresh = append(fresh, q)
+				if err := save(b, key('p', u64(q.Seq)), q); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		a.log.Error("requeue", "err", err)
+	}
+	a.courier(all[0].To).again(fresh, avoid)
+}
+
+// resend sends again what a relay did not take, in the order of its places.
+func (a *agent) resend(n *lane, taken map[top.Address]top.Amount) {
+	a.mu.Lock()
+	var all []*outParcel
+	for _, p := range a.parcels {
+		if p.Channel == n.channel && p.State == placed && p.From >= taken[p.To] {
+			all = append(all, p)
+		}
+	}
+	a.mu.Unlock()
+	slices.SortFunc(all, func(x, y *outParcel) int { return int(int64(x.From) - int64(y.From)) })
+	a.group.Go(func() error {
+		for _, p := range all {
+			if n.promise(a.ctx, p.place()) != nil || a.send(a.ctx, n, p) != nil {
+				return nil
+			}
+		}
+		return nil
+	})
+}
+
+// fail ends messages that cannot be sent.
+func (a *agent) fail(msgs []*outMessage, parcels []*outParcel, why error) {
+	a.log.Warn("not sent", "err", why)
+	now := a.now().UnixMilli()
+	err := a.apply(func(b *pebble.Batch) error {
+		for _, p := range parcels {
+			if err := a.advance(b, p, failed, now, why.Error()); err != nil {
+				return err
+			}
+		}
+		for _, m := range msgs {
+			if err := a.move(b, m, failed, now, why.Error()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		a.log.Error("fail", "err", err)
+	}
+}
