@@ -160,6 +160,11 @@ func (c *courier) assign(ctx context.Context, l *link, offer api.Offer, hold uin
 		p.Node, p.Channel, p.From, p.Upto, p.Hold = l.node, n.channel, at.From, at.To, hold
 		p.State, p.Since = placed, a.now().UnixMilli()
 		p.Tries++
+		for seq := p.First; seq <= p.Last; seq++ {
+			if m := a.msgs[seq]; m != nil {
+				m.Node, m.Error = l.node, ""
+			}
+		}
 		a.mu.Unlock()
 		value := append(append(u64(p.Seq), u64(uint64(at.To))...), p.ID[:]...)
 		err = errors.Join(save(b, key('p', u64(p.Seq)), p), b.Set(key('l', n.channel[:], c.to[:], u64(uint64(at.From))), value, nil))
@@ -189,7 +194,6 @@ func (a *agent) afford(p *outParcel, price top.Amount) error {
 		m.Units += envelope.Units(p.Size, p.Count)
 		m.Cost += price
 	}
-	m.Node = p.Node
 	return nil
 }
 

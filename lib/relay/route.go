@@ -191,11 +191,11 @@ func (d *Daemon) getMessages(c *sock.Call) error {
 	for {
 		change := a.change()
 		err := each(a.db.db, key(box), key(box, u64(since+1)), func(k, v []byte) (bool, error) {
-			r, err := recordOf(box, v)
+			since = number(k[1:])
+			r, err := a.recordOf(box, since, v)
 			if err != nil {
 				return false, err
 			}
-			since = number(k[1:])
 			return true, c.Record(r)
 		})
 		if err != nil || c.Query("follow") == "" {
@@ -209,11 +209,14 @@ func (d *Daemon) getMessages(c *sock.Call) error {
 	}
 }
 
-func recordOf(box byte, v []byte) (api.Message, error) {
+// recordOf is a message of a box; of one that is under way memory knows more.
+func (a *agent) recordOf(box byte, seq uint64, v []byte) (api.Message, error) {
 	if box == 'm' {
-		var m outMessage
-		err := json.Unmarshal(v, &m)
-		return m.record(), err
+		m, err := a.message(seq)
+		if err != nil || m == nil {
+			return api.Message{}, err
+		}
+		return m.record(), nil
 	}
 	var m inMessage
 	err := json.Unmarshal(v, &m)
