@@ -1,4 +1,4 @@
-# make run      build, then do the main job on a network of this machine
+# make run      build, then do the main job on a network of this machine; FILE=path sends that file
 # make test     the tests: what a clean checkout must pass
 # make ci       all that a change must pass: lint, test, run, short benchmarks and
 #               fuzz, a fault of the day, and the race detector where it can be built
@@ -15,14 +15,14 @@ build:
 	$(BUILD) -o bin/ ./cmd/...
 
 run: build
-	scripts/run
+	scripts/run $(FILE)
 
 test: build
 	CGO_ENABLED=0 $(GO) test -timeout 10m ./...
 
 # The rooms that have no CometBFT in them; cgo is what the race detector needs.
 race:
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./lib/tool ./lib/sock ./lib/pipe ./lib/home ./lib/wallet ./lib/mesh ./lib/session
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./lib/tool ./lib/sock ./lib/pipe ./lib/home ./lib/wallet ./lib/mesh ./lib/session ./lib/delivery ./lib/envelope ./lib/relay
 
 # Ten rounds of every fault; make test does one.
 fault: build
@@ -35,7 +35,7 @@ bench: build
 	scripts/bench
 
 bench-short:
-	CGO_ENABLED=0 $(GO) test -run='^$$' -bench=. -benchtime=50ms ./lib/session ./lib/ledger ./lib/receipt
+	CGO_ENABLED=0 $(GO) test -run='^$$' -bench=. -benchtime=50ms ./lib/session ./lib/ledger ./lib/receipt ./lib/envelope
 
 # Compares the benchmarks of this tree with those of REF.
 bench-diff:

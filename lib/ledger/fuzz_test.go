@@ -24,7 +24,7 @@ func bodies() []Body {
 		&Lock{Amount: 1}, &Unlock{Amount: 2},
 		&Register{Node: k.Public(), Name: "n", Addrs: []string{"/dns/example.org"}, Offers: []session.Offer{{Service: "vpn", Unit: "64KiB", Price: 3, Window: 8, Hold: []session.Hold{{Seconds: 60, Factor: 1}}}}, Capacity: 9, Stake: 1},
 		&Unregister{}, &Open{Provider: 1, Cap: 5, Expiry: 1 << 33}, &Claim{Claim: claim},
-		&Close{Channel: top.ID{1}}, &Close{Channel: top.ID{1}, Claim: &claim}, &Reclaim{Channel: top.ID{2}},
+		&Close{Channel: top.ID{1}}, &Close{Channel: top.ID{1}, Claim: &claim}, &Reclaim{Channel: top.ID{2}}, &Mailbox{Digest: top.ID{3}, Seq: 9},
 	}
 }
 

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -34,6 +35,8 @@ type modelAccount struct {
 	used                       map[uint64]bool
 	high                       uint64
 	allowance, allowanceAt     uint64
+	mailbox                    top.ID
+	mailSeq                    uint64
 }
 
 type modelChannel struct {
@@ -201,6 +204,11 @@ func (m *model) run(t *Tx, a *modelAccount) top.Kind {
 		}
 		a.balance += c.cap - c.paid
 		delete(m.channels, b.Channel)
+	case *Mailbox:
+		if b.Seq <= a.mailSeq {
+			return top.Denied
+		}
+		a.mailbox, a.mailSeq = b.Digest, b.Seq
 	}
 	return ""
 }
@@ -386,6 +394,21 @@ func (m *model) worth(t *Tx, id top.ID, claim *session.Claim) (*modelChannel, in
 		}
 		owed += int64(a.Price) * int64(claim.Ticks[i].I)
 	}
+	for _, aside := range v.Asides { // nano by nano
+		for n := aside.Base; n < aside.Amount; n++ {
+			for _, a := range claim.Acks {
+				if a.Recipient() == aside.Recipient && a.From <= n && n < a.To {
+					owed++
+					break
+				}
+			}
+		}
+	}
+	for _, a := range claim.Acks {
+		if a.Verify(m.p.Chain, m.now/1000) != nil {
+			return c, 0, top.Denied
+		}
+	}
 	return c, max(0, min(owed, c.cap)-c.paid), ""
 }
 
@@ -448,7 +471,7 @@ func (m *model) same(s *State) error {
 	for i, a := range m.accounts {
 		b := s.Account(uint32(i))
 		if int64(b.Balance) != a.balance || int64(b.Locked) != a.locked || int64(b.Unlocking) != a.unlocking ||
-			b.UnlockAt != a.unlockAt || b.Nonce != a.high || b.Key != a.key || b.Node != a.node || b.AllowanceAt != a.allowanceAt || b.Allowance != a.allowance {
+			b.UnlockAt != a.unlockAt || b.Nonce != a.high || b.Key != a.key || b.Node != a.node || b.AllowanceAt != a.allowanceAt || b.Allowance != a.allowance || b.Mailbox != a.mailbox || b.MailSeq != a.mailSeq {
 			return fmt.Errorf("account %d is %+v, model %+v", i, b, a)
 		}
 		for k := range uint64(64) {
@@ -553,6 +576,9 @@ func (w *walker) claim(id top.ID) *session.Claim {
 		}
 		out.Ticks = append(out.Ticks, t)
 	}
+	if w.pick(3) == 0 {
+		w.deliver(&v, out)
+	}
 	if w.pick(30) == 0 {
 		v.Chain[0] ^= 1
 	}
@@ -563,10 +589,47 @@ func (w *walker) claim(id top.ID) *session.Claim {
 	return out
 }
 
+// deliver sets something aside for a few recipients, who acknowledge some of it.
+func (w *walker) deliver(v *session.Voucher, out *session.Claim) {
+	device := keys.FromSeed([32]byte{200})
+	for range 1 + w.pick(2) {
+		to := w.m.accounts[w.pick(len(w.m.accounts))].key
+		if v.Aside(to).Amount > 0 {
+			continue
+		}
+		base := top.Amount(w.pick(100))
+		v.Asides = append(v.Asides, session.Aside{Recipient: to, Base: base, Amount: base + top.Amount(1+w.pick(300))})
+	}
+	slices.SortFunc(v.Asides, func(a, b session.Aside) int { return bytes.Compare(a.Recipient[:], b.Recipient[:]) })
+	for _, a := range v.Asides {
+		cert := keys.Certificate{Chain: w.m.p.Chain, Account: a.Recipient, Role: "device", Key: device.Public(), Expiry: 1 << 40}
+		if w.pick(30) == 0 {
+			cert.Expiry = 1
+		}
+		if err := cert.Sign(w.keys[a.Recipient].Signer()); err != nil {
+			panic(err)
+		}
+		from := top.Amount(0)
+		for range w.pick(4) {
+			from += top.Amount(w.pick(150))
+			ack := session.Ack{Channel: v.Channel, From: from, To: from + top.Amount(w.pick(200)), Count: 1, Cert: cert}
+			if err := ack.Sign(device.Signer()); err != nil {
+				panic(err)
+			}
+			if w.pick(40) == 0 {
+				ack.Sig[5] ^= 1
+			}
+			out.Acks = append(out.Acks, ack)
+		}
+	}
+}
+
 func (w *walker) body(from int) Body {
-	switch w.pick(14) {
+	switch w.pick(15) {
 	case 0, 1:
 		return &Transfer{To: w.dest(), Amount: w.amount()}
+	case 13:
+		return &Mailbox{Digest: top.ID{byte(w.pick(256))}, Seq: uint64(w.pick(200))}
 	case 2, 3:
 		return w.batch()
 	case 4:
@@ -713,7 +776,7 @@ func TestModelWalk(t *testing.T) {
 	if err := w.m.same(s); err != nil {
 		t.Fatal(err)
 	}
-	for k := KindTransfer; k <= KindReclaim; k++ {
+	for k := KindTransfer; k <= KindMailbox; k++ {
 		if done[k] < walkSteps/1000 {
 			t.Errorf("only %d of %d steps were a %s that worked", done[k], walkSteps, k)
 		}

@@ -43,7 +43,7 @@ func (a *agent) keepMailbox(ctx context.Context) error {
 		err := a.publish(ctx)
 		a.d.trouble(err)
 		if err != nil && ctx.Err() == nil {
-			a.log.Warn("mailbox", "err", err)
+			a.log.Info("mailbox", "err", err) // status shows it
 		}
 		wait := lookEvery
 		if err != nil {

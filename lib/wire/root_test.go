@@ -30,6 +30,7 @@ func TestTheRootAsThePageSaysIt(t *testing.T) {
 			cold = binary.BigEndian.AppendUint64(cold, n)
 		}
 		cold = binary.BigEndian.AppendUint32(cold, a.Channels)
+		cold = append(binary.BigEndian.AppendUint64(cold, a.MailSeq), a.Mailbox[:]...)
 		addresses = append(addresses, a.Key)
 	}
 	page := func(b []byte, size int) top.ID {
@@ -37,7 +38,7 @@ func TestTheRootAsThePageSaysIt(t *testing.T) {
 	}
 	c, _ := s.Channel(channel)
 	got := wire.Digest("top/state/1", ids(
-		meta(s), page(hot, 40), page(cold, 92), index(addresses),
+		meta(s), page(hot, 40), page(cold, 132), index(addresses),
 		leaf("top/leaf/channel/1", channel, channelRow(c)), leaf("top/leaf/node/1", node, nodeRow(s, node)),
 	)...)
 	if got != s.Root() {
@@ -60,7 +61,7 @@ func meta(s *ledger.State) top.ID {
 	p := s.Params()
 	b := append([]byte(nil), p.Chain[:]...)
 	for _, n := range []uint64{
-		1<<11 - 1<<1, // kinds 1 to 10
+		1<<12 - 1<<1, // kinds 1 to 11
 		uint64(p.FeePerByte), uint64(p.AccountFee), p.AllowanceBytes, p.UnlockSeconds, p.DeadlineSec, p.DeadlineBlocks,
 		uint64(s.Supply()), uint64(s.Burned()), uint64(s.Accounts()),
 	} {

@@ -175,6 +175,7 @@ func transactions(t *testing.T, put func(string, []byte), chain top.ChainID, pay
 		"tx-close":       &ledger.Close{Channel: top.ID{0xcc}},
 		"tx-close-claim": &ledger.Close{Channel: top.ID{0xcc}, Claim: &claim},
 		"tx-reclaim":     &ledger.Reclaim{Channel: top.ID{0xcc}},
+		"tx-mailbox":     &ledger.Mailbox{Digest: top.ID{0xdd}, Seq: 3},
 	} {
 		tx, by := ledger.Tx{Chain: chain, From: 1, Nonce: 7, Expiry: 1_700_000_000, Body: body}, payer
 		if name == "tx-claim" || name == "tx-close-claim" {
