@@ -23,7 +23,6 @@ type device struct {
 	secrets map[uint64]Secret
 	talks   map[[16]byte][]byte
 	last    Prekey
-	next    uint64
 }
 
 func newDevice(t testing.TB, account byte, name byte) *device {

@@ -20,10 +20,9 @@ type inFile struct {
 	Got     []byte // a bit for each chunk
 	Have    uint32
 
-	f     *os.File
-	sum   hash.Hash // of the chunks up to next, while they come in order
-	next  uint32
-	dirty bool
+	f    *os.File
+	sum  hash.Hash // of the chunks up to next, while they come in order
+	next uint32
 }
 
 func (f *inFile) has(i uint32) bool { return f.Got[i/8]&(1<<(i%8)) != 0 }

@@ -125,27 +125,26 @@ func New(cfg Config) (*Daemon, error) {
 
 // Run is the daemon until ctx ends. It may be called once.
 func (d *Daemon) Run(ctx context.Context) error {
-	defer d.db.close()
 	all, ctx := errgroup.WithContext(ctx)
 	all.Go(func() error { return d.srv.Run(ctx) })
-	all.Go(func() error {
-		select {
-		case err := <-d.db.dead:
-			return err
-		case <-ctx.Done():
-			return nil
-		}
-	})
 	all.Go(func() error {
 		if err := d.begin(ctx); err != nil {
 			return err
 		}
 		return d.work(ctx)
 	})
-	err := all.Wait()
+	ended := make(chan error, 1)
+	go func() { ended <- all.Wait() }()
+	var err error
+	select {
+	case err = <-d.db.dead:
+		return err // whoever waits for the database waits for ever: the process must end
+	case err = <-ended:
+	}
 	if d.host != nil {
 		d.host.Close()
 	}
+	d.db.close()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
