@@ -164,6 +164,12 @@ func (c *Carrier) Has(p Place) bool {
 	return l != nil && p.To <= l.Taken
 }
 
+// Knows says whether the message at a place is acknowledged or settled.
+func (c *Carrier) Knows(p Place) bool {
+	l := c.lines[p.Recipient]
+	return l != nil && (p.To <= c.voucher.Aside(p.Recipient).Base || union(l.Acks, p.From, p.To) == p.To-p.From)
+}
+
 // Taken is how far a line's messages were taken.
 func (c *Carrier) Taken(recipient top.Address) top.Amount {
 	if l := c.lines[recipient]; l != nil {

@@ -112,6 +112,9 @@ func (c *courier) run(ctx context.Context) {
 // step seals what waits and places what is sealed; false when there was nothing.
 func (c *courier) step(ctx context.Context) (bool, error) {
 	c.mu.Lock()
+	c.a.mu.Lock()
+	c.ready = slices.DeleteFunc(c.ready, func(p *outParcel) bool { return p.State != queued }) // failed or expired meanwhile
+	c.a.mu.Unlock()
 	parcels := slices.Clone(c.ready[:min(len(c.ready), placeBatch)])
 	msgs := c.next()
 	avoid := c.avoid

@@ -73,6 +73,15 @@ func (s *stream) close(err error) {
 	})
 }
 
+func (s *stream) isClosed() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
 func (s *stream) write() {
 	w := bufio.NewWriterSize(s.conn, 64<<10)
 	for {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ import (
 const (
 	laneLasts  = 60 * 24 * time.Hour // how long a channel is opened for
 	laneWait   = 20 * time.Second    // until a channel is open
+	storeWait  = 15 * time.Second    // a relay that stores nothing of what it was sent for so long is left
 	aheadUnits = 512                 // set aside before messages need it, at most a sixteenth of the cap
 )
 
@@ -29,10 +31,15 @@ type lane struct {
 	l       *link
 	channel top.ID
 
+	opening sync.Mutex // held while the ticket is shown
+	kick    chan struct{}
+
 	mu     sync.Mutex
 	st     laneState
 	sender *delivery.Sender
-	opened bool // the relay agreed to the ticket on this connection
+	s      *stream      // the connection on which the relay agreed to the ticket; nil while there is none
+	queue  []*outParcel // placed and to be sent on s, in the order of their places
+	sent   time.Time    // when the relay last showed that it stores, or had nothing to
 	broken error
 	known  map[string]ackState // by recipient and device
 	signs  bool                // a voucher is being signed
@@ -56,6 +63,10 @@ type ackState struct {
 	root     top.ID
 }
 
+func newLane(l *link, channel top.ID) *lane {
+	return &lane{l: l, channel: channel, kick: make(chan struct{}, 1), known: map[string]ackState{}}
+}
+
 func (n *lane) save(b *pebble.Batch) error {
 	n.st.State = n.sender.State()
 	return save(b, key('L', n.l.node[:], n.channel[:]), n.st)
@@ -65,7 +76,7 @@ func (n *lane) save(b *pebble.Batch) error {
 func (a *agent) loadLanes(l *link) error {
 	prefix := key('L', l.node[:])
 	return each(a.db.db, prefix, prefix, func(k, _ []byte) (bool, error) {
-		n := &lane{l: l, channel: top.ID(k[33:]), known: map[string]ackState{}}
+		n := newLane(l, top.ID(k[33:]))
 		if _, err := load(a.db.db, append([]byte{}, k...), &n.st); err != nil {
 			return false, err
 		}
@@ -159,7 +170,7 @@ func (a *agent) openLane(ctx context.Context, l *link, cost top.Amount) (*lane, 
 	if err != nil {
 		return nil, err
 	}
-	n := &lane{l: l, channel: *pay.Channel, known: map[string]ackState{}}
+	n := newLane(l, *pay.Channel)
 	ahead := min(offer.Price*aheadUnits, ch.Cap/16)
 	n.st = laneState{Node: l.node, Offer: offer, Config: delivery.SenderConfig{
 		Chain: a.d.chain, Channel: n.channel, Payer: a.d.address, Cap: ch.Cap, Expiry: ch.Expiry.Time, Deadline: a.d.deadline, Ahead: ahead,
@@ -201,20 +212,26 @@ func wireOffer(row api.Node) (api.Offer, bool) {
 // ensure makes the relay agree to the ticket on this connection.
 func (n *lane) ensure(ctx context.Context) error {
 	n.mu.Lock()
-	opened, broken := n.opened, n.broken
+	ready, broken := n.s != nil, n.broken
 	n.mu.Unlock()
-	if opened || broken != nil {
+	if ready || broken != nil {
 		return broken
 	}
 	return n.open(ctx)
 }
 
-// open shows the ticket and the newest voucher, and sends again what the relay
+// open shows the ticket and the newest voucher, and begins to send what the relay
 // does not have.
 func (n *lane) open(ctx context.Context) error {
+	n.opening.Lock()
+	defer n.opening.Unlock()
+	s := n.l.stream()
 	n.mu.Lock()
-	ticket := n.st.Ticket
+	ticket, ready := n.st.Ticket, n.s != nil && n.s == s
 	n.mu.Unlock()
+	if ready {
+		return nil
+	}
 	body, err := n.l.ask(ctx, fTicket, ticket)
 	if err != nil {
 		return &relaySaid{fmt.Errorf("relay %s: %w", n.l.node, err)}
@@ -236,21 +253,148 @@ func (n *lane) open(ctx context.Context) error {
 	v, ok := n.sender.Newest()
 	n.mu.Unlock()
 	if ok && v.Seq > r.seq {
-		if err := n.l.send(ctx, fVoucher, v.Encode()); err != nil {
+		if err := s.send(ctx, fVoucher, v.Encode()); err != nil {
 			return err
 		}
 	}
 	n.mu.Lock()
-	n.opened = true
-	n.mu.Unlock()
-	n.l.a.resend(n, r.taken)
+	defer n.mu.Unlock()
+	if n.l.stream() != s {
+		return top.Errorf(top.Offline, "the connection to relay %s broke", n.l.node)
+	}
+	n.s, n.queue, n.sent = s, n.l.a.unsent(n, r.taken), n.l.a.now()
+	n.l.a.group.Go(func() error {
+		n.pump(n.l.a.ctx, s)
+		return nil
+	})
 	return nil
 }
 
+// closed says that the connection broke: what lies in the queue comes back when
+// the lane opens again.
 func (n *lane) closed() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.opened = false
+	n.s, n.queue = nil, nil
+}
+
+// enqueue has parcels sent that were placed just now. The caller holds the lock
+// since they were, so that they go out in the order of their places.
+func (n *lane) enqueue(all []*outParcel) {
+	if n.s == nil {
+		return // open does it
+	}
+	if len(n.queue) == 0 {
+		n.sent = n.l.a.now()
+	}
+	n.queue = append(n.queue, all...)
+	select {
+	case n.kick <- struct{}{}:
+	default:
+	}
+}
+
+// pump sends what is placed, once a voucher promises it, until the connection
+// breaks.
+func (n *lane) pump(ctx context.Context, s *stream) {
+	wait := firstRetry
+	for {
+		n.mu.Lock()
+		if n.s != s {
+			n.mu.Unlock()
+			return
+		}
+		var p *outParcel
+		if len(n.queue) > 0 {
+			p = n.queue[0]
+		}
+		n.mu.Unlock()
+		if p == nil {
+			select {
+			case <-n.kick:
+				continue
+			case <-s.done:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+		err := n.push(ctx, s, p)
+		switch {
+		case err == nil:
+			wait = firstRetry
+			n.mu.Lock()
+			if n.s == s && len(n.queue) > 0 {
+				n.queue = n.queue[1:]
+			}
+			n.mu.Unlock()
+		case s.isClosed() || ctx.Err() != nil:
+			return
+		case isSaid(err) || !retries(err):
+			n.giveBack(s, err)
+		default:
+			n.l.a.courier(p.To).note(err)
+			if !pause(ctx, max(wait, top.RetryAfter(err))) {
+				return
+			}
+			wait = min(2*wait, lastRetry)
+		}
+	}
+}
+
+// push sends one parcel, unless it has moved on meanwhile.
+func (n *lane) push(ctx context.Context, s *stream, p *outParcel) error {
+	a := n.l.a
+	a.mu.Lock()
+	here, at := p.State == placed && p.Channel == n.channel, p.place()
+	a.mu.Unlock()
+	if !here {
+		return nil
+	}
+	if err := n.promise(ctx, at); err != nil {
+		return err
+	}
+	return a.send(ctx, s, p)
+}
+
+// giveBack hands what cannot be sent here to its couriers: to another relay if it
+// is this one's fault, to its end if not.
+func (n *lane) giveBack(s *stream, why error) {
+	n.mu.Lock()
+	all := n.queue
+	if n.s != s {
+		all = nil
+	}
+	n.queue = nil
+	n.mu.Unlock()
+	a := n.l.a
+	n.l.blame(why, a.now())
+	if !isSaid(why) {
+		a.fail(nil, all, why)
+		return
+	}
+	to := map[top.Address][]*outParcel{}
+	for _, p := range all {
+		to[p.To] = append(to[p.To], p)
+	}
+	for _, of := range to {
+		a.requeue(of, n.l.node)
+	}
+}
+
+// stuck says whether the relay takes what is sent and shows for long that it
+// stores none of it.
+func (n *lane) stuck(now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.broken != nil || n.s != nil && now.Sub(n.sent) > storeWait
+}
+
+// stores notes that the relay did something with what it was sent.
+func (n *lane) stores() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.noes, n.sent = 0, n.l.a.now()
 }
 
 // fail ends the use of a lane that the relay does not honour.
@@ -283,6 +427,11 @@ func (n *lane) refused(ctx context.Context, why error) {
 type relaySaid struct{ error }
 
 func (e *relaySaid) Unwrap() error { return e.error }
+
+func isSaid(err error) bool {
+	var said *relaySaid
+	return errors.As(err, &said)
+}
 
 // promise has a voucher signed and sent until a place is promised.
 func (n *lane) promise(ctx context.Context, p delivery.Place) error {
@@ -371,7 +520,7 @@ func (n *lane) commit() error {
 // tend sets aside ahead of need, and settles what was delivered.
 func (n *lane) tend(ctx context.Context, settle bool) {
 	n.mu.Lock()
-	due := n.broken == nil && n.opened && (n.sender.Due() || settle && n.sender.Settles(n.l.a.now()))
+	due := n.broken == nil && n.s != nil && (n.sender.Due() || settle && n.sender.Settles(n.l.a.now()))
 	n.mu.Unlock()
 	if due {
 		if err := n.renew(ctx); err != nil {

@@ -249,13 +249,18 @@ func (l *link) ask(ctx context.Context, kind byte, parts ...[]byte) ([]byte, err
 
 // send sends a frame that has no answer.
 func (l *link) send(ctx context.Context, kind byte, parts ...[]byte) error {
-	l.mu.Lock()
-	s := l.s
-	l.mu.Unlock()
+	s := l.stream()
 	if s == nil {
 		return top.Errorf(top.Offline, "not connected to relay %s", l.node)
 	}
 	return s.send(ctx, kind, parts...)
+}
+
+// stream is the connection now; nil while there is none.
+func (l *link) stream() *stream {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.s
 }
 
 // lost notes that the connection broke.

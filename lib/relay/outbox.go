@@ -181,8 +181,7 @@ func (a *agent) accept(ctx context.Context, w wish, body io.Reader) (last uint64
 
 // retries says whether an error may pass by itself.
 func retries(err error) bool {
-	var said *relaySaid
-	return errors.As(err, &said) || errors.Is(err, top.ErrOffline) || errors.Is(err, top.ErrTimeout) || errors.Is(err, top.ErrBusy) || errors.Is(err, context.DeadlineExceeded)
+	return isSaid(err) || errors.Is(err, top.ErrOffline) || errors.Is(err, top.ErrTimeout) || errors.Is(err, top.ErrBusy) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (a *agent) wished(id string) (uint64, error) {

@@ -67,8 +67,8 @@ func tier(o api.Offer, now, expiry uint64) (uint32, error) {
 	return best, nil
 }
 
-// place gives parcels their places on a channel, makes that durable, and sends
-// them once a voucher promises them.
+// place gives parcels their places on a channel, makes that durable, and has them
+// sent there.
 func (c *courier) place(ctx context.Context, parcels []*outParcel, avoid top.NodeID) error {
 	a := c.a
 	if err := c.space(ctx); err != nil {
@@ -89,42 +89,19 @@ func (c *courier) place(ctx context.Context, parcels []*outParcel, avoid top.Nod
 	if err != nil {
 		return err
 	}
-	n, err := c.assign(ctx, l, offer, hold, parcels)
+	done, err := c.assign(ctx, l, offer, hold, parcels)
 	if err != nil {
 		l.blame(err, a.now())
 		return err
 	}
-	a.mu.Lock()
-	var lastPlace delivery.Place
-	sending := parcels[:0:0]
-	for _, p := range parcels {
-		if p.Channel == n.channel && p.State == placed {
-			sending = append(sending, p)
-			lastPlace = p.place()
-		}
-	}
-	a.mu.Unlock()
 	c.mu.Lock()
-	c.ready = slices.DeleteFunc(c.ready, func(p *outParcel) bool { return slices.Contains(sending, p) })
+	c.ready = slices.DeleteFunc(c.ready, func(p *outParcel) bool { return slices.Contains(done, p) })
 	c.mu.Unlock()
-	if len(sending) == 0 {
-		return nil
-	}
-	if err := n.promise(ctx, lastPlace); err != nil {
-		l.blame(err, a.now())
-		a.requeue(sending, l.node)
-		return err
-	}
-	for _, p := range sending {
-		if err := a.send(ctx, n, p); err != nil {
-			return nil // resend does it when the relay is back
-		}
-	}
 	return nil
 }
 
-// assign places as many of the parcels as one channel takes.
-func (c *courier) assign(ctx context.Context, l *link, offer api.Offer, hold uint32, parcels []*outParcel) (*lane, error) {
+// assign places as many of the parcels as one channel takes, and says which.
+func (c *courier) assign(ctx context.Context, l *link, offer api.Offer, hold uint32, parcels []*outParcel) (done []*outParcel, err error) {
 	a := c.a
 	cost := func(p *outParcel) (top.Amount, error) {
 		return delivery.Cost(offer.Price, envelope.Units(p.Size, p.Count), hold)
@@ -142,6 +119,12 @@ func (c *courier) assign(ctx context.Context, l *link, offer api.Offer, hold uin
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for i, p := range parcels {
+		a.mu.Lock()
+		waits := p.State == queued
+		a.mu.Unlock()
+		if !waits {
+			continue
+		}
 		price, err := cost(p)
 		if err == nil {
 			err = a.afford(p, price)
@@ -171,11 +154,16 @@ func (c *courier) assign(ctx context.Context, l *link, offer api.Offer, hold uin
 		if err != nil {
 			return nil, err
 		}
+		done = append(done, p)
 	}
 	if err := n.save(b); err != nil {
 		return nil, err
 	}
-	return n, b.Commit(pebble.Sync)
+	if err := b.Commit(pebble.Sync); err != nil {
+		return nil, err
+	}
+	n.enqueue(done)
+	return done, nil
 }
 
 // afford adds a parcel's price to what its messages cost, within what may be
@@ -198,7 +186,7 @@ func (a *agent) afford(p *outParcel, price top.Amount) error {
 }
 
 // send sends a parcel to the relay on whose channel it lies.
-func (a *agent) send(ctx context.Context, n *lane, p *outParcel) error {
+func (a *agent) send(ctx context.Context, s *stream, p *outParcel) error {
 	a.mu.Lock()
 	q := *p
 	a.mu.Unlock()
@@ -210,7 +198,7 @@ func (a *agent) send(ctx context.Context, n *lane, p *outParcel) error {
 		Chain: a.d.chain, Channel: q.Channel, Recipient: q.To, ID: q.ID, From: q.From, To: q.Upto, Count: q.Count, Expiry: q.Expiry, Hold: q.Hold,
 	}}
 	e.MAC = e.Header.MAC(q.Key)
-	return n.l.send(ctx, fSend, e.Encode())
+	return s.send(ctx, fSend, e.Encode())
 }
 
 // sealed is the sealed bytes of a parcel, from the database or the spool.

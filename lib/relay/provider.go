@@ -406,14 +406,21 @@ func (p *provider) take(s *stream, e envelope.Envelope) error {
 	return nil
 }
 
-// again answers a message that was taken before.
+// again answers a message at a place up to which others were taken: it waits here,
+// its recipient has it, or it was left out and has to find another place.
 func (p *provider) again(c *carry, place delivery.Place) error {
 	for _, w := range c.waits[place.Recipient] {
-		if w.place == place && w.stored {
-			p.mark(c, "stored", "", []top.ID{w.id})
+		if w.place == place {
+			if w.stored {
+				p.mark(c, "stored", "", []top.ID{w.id})
+			}
+			return nil
 		}
 	}
-	return nil
+	if c.c.Knows(place) {
+		return nil
+	}
+	return top.Errorf(top.Denied, "nothing was taken at %s TOP, and messages behind it were", place.From)
 }
 
 // cost is the price of a message, held in one of the tiers that are offered.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -16,6 +17,7 @@ func (a *agent) review() {
 	a.mu.Lock()
 	var over []*outParcel
 	move := map[top.NodeID][]*outParcel{}
+	unstored := map[top.ID][]*outParcel{} // by channel
 	var late []*outMessage
 	for _, m := range a.msgs {
 		if m.Parcels == 0 && m.Expiry <= uint64(now.Unix()) {
@@ -29,9 +31,18 @@ func (a *agent) review() {
 		case p.State != placed && p.State != stored || p.Tries >= maxTries:
 		case a.gone(p.Node, now) || p.State == stored && since > doubt && p.Tries == 1:
 			move[p.Node] = append(move[p.Node], p)
+		case p.State == placed && since > storeWait:
+			unstored[p.Channel] = append(unstored[p.Channel], p)
 		}
 	}
 	a.mu.Unlock()
+	for channel, all := range unstored {
+		if n := a.laneOf(channel); n != nil && n.stuck(now) {
+			a.log.Warn("relay stores nothing", "relay", n.l.node)
+			n.l.bad(now)
+			move[n.l.node] = append(move[n.l.node], all...)
+		}
+	}
 	if len(over)+len(late) > 0 {
 		err := a.apply(func(b *pebble.Batch) error {
 			for _, p := range over {
@@ -116,32 +127,35 @@ func (a *agent) requeue(all []*outParcel, avoid top.NodeID) {
 	a.courier(all[0].To).again(fresh, avoid)
 }
 
-// resend sends again what a relay did not take, in the order of its places.
-func (a *agent) resend(n *lane, taken map[top.Address]top.Amount) {
+// unsent is what lies on a lane and the relay did not take, in the order of its
+// places.
+func (a *agent) unsent(n *lane, taken map[top.Address]top.Amount) []*outParcel {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	var all []*outParcel
 	for _, p := range a.parcels {
 		if p.Channel == n.channel && p.State == placed && p.From >= taken[p.To] {
 			all = append(all, p)
 		}
 	}
-	a.mu.Unlock()
-	slices.SortFunc(all, func(x, y *outParcel) int { return int(int64(x.From) - int64(y.From)) })
-	a.group.Go(func() error {
-		for _, p := range all {
-			if n.promise(a.ctx, p.place()) != nil || a.send(a.ctx, n, p) != nil {
-				return nil
-			}
-		}
-		return nil
-	})
+	slices.SortFunc(all, func(x, y *outParcel) int { return cmp.Compare(x.From, y.From) })
+	return all
 }
 
-// fail ends messages that cannot be sent.
+// fail ends messages that cannot be sent, and all their parcels.
 func (a *agent) fail(msgs []*outMessage, parcels []*outParcel, why error) {
 	a.log.Warn("not sent", "err", why)
 	now := a.now().UnixMilli()
 	err := a.apply(func(b *pebble.Batch) error {
+		for _, p := range parcels {
+			if m := a.msgs[p.First]; m != nil && m.File != nil {
+				for seq := m.First; seq < m.First+m.Parcels; seq++ {
+					if q := a.parcels[seq]; q != nil && q != p {
+						parcels = append(parcels, q)
+					}
+				}
+			}
+		}
 		for _, p := range parcels {
 			if err := a.advance(b, p, failed, now, why.Error()); err != nil {
 				return err

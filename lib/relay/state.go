@@ -135,9 +135,7 @@ func (a *agent) marked(l *link, kind byte, body []byte) error {
 			return top.Errorf(top.Invalid, "a relay's mark %q", m.State)
 		}
 		if n := a.laneOf(m.Channel); n != nil {
-			n.mu.Lock()
-			n.noes = 0
-			n.mu.Unlock()
+			n.stores()
 		}
 	} else {
 		if err := m.byDevice(a.d.chain, now); err != nil {
@@ -314,8 +312,7 @@ func (l *link) bad(now time.Time) {
 
 // blame keeps a relay from being picked if an error is of its making.
 func (l *link) blame(err error, now time.Time) {
-	var said *relaySaid
-	if errors.As(err, &said) {
+	if isSaid(err) {
 		l.bad(now)
 	}
 }
