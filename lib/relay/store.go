@@ -36,11 +36,15 @@ type quiet struct{ dead chan error }
 func (quiet) Infof(string, ...any)  {}
 func (quiet) Errorf(string, ...any) {}
 func (q quiet) Fatalf(format string, args ...any) {
+	q.dies(fmt.Errorf(format, args...))
+	select {} // Pebble must not go on
+}
+
+func (q quiet) dies(err error) {
 	select {
-	case q.dead <- top.Errorf(top.Failed, "the database stopped: %s (is the disk full? free some space and start again)", fmt.Sprintf(format, args...)):
+	case q.dead <- top.Errorf(top.Failed, "the database stopped: %v (is the disk full? free some space and start again)", err):
 	default:
 	}
-	select {} // Pebble must not go on
 }
 
 func openStore(dir string) (*store, error) {
@@ -49,14 +53,26 @@ func openStore(dir string) (*store, error) {
 		return nil, fmt.Errorf("make %s: %w", blobs, err)
 	}
 	dead := make(chan error, 1)
+	log := quiet{dead}
 	cache := pebble.NewCache(8 << 20)
 	defer cache.Unref()
-	db, err := pebble.Open(filepath.Join(dir, "db"), &pebble.Options{
-		Cache: cache, MemTableSize: 4 << 20, MaxOpenFiles: 256, Logger: quiet{dead},
-		FormatMajorVersion: pebble.FormatNewest, CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w (is another daemon of this home running?)", dir, err)
+	opened := make(chan error, 1)
+	var db *pebble.DB
+	go func() {
+		var err error
+		db, err = pebble.Open(filepath.Join(dir, "db"), &pebble.Options{
+			Cache: cache, MemTableSize: 4 << 20, MaxOpenFiles: 256, Logger: log, EventListener: &pebble.EventListener{BackgroundError: log.dies},
+			FormatMajorVersion: pebble.FormatNewest, CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
+		})
+		opened <- err
+	}()
+	select {
+	case err := <-dead: // it would try to flush for ever
+		return nil, err
+	case err := <-opened:
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w (is another daemon of this home running?)", dir, err)
+		}
 	}
 	return &store{db: db, dir: dir, dead: dead}, nil
 }
