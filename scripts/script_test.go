@@ -246,6 +246,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("NET", n.dir)
 			e.Setenv("ALICE", string(n.home("alice")))
 			e.Setenv("BOB", string(n.home("bob")))
+			e.Setenv("RELAY", string(n.home("relay1")))
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("ALICEADDR", strings.TrimSpace(n.run("alice", "top-wallet", "address")))
 			s, err := n.chain("val1").Status(t.Context())

@@ -80,7 +80,7 @@ func requestsVerb() tool.Verb {
 				if p.State != "request" {
 					return nil
 				}
-				return c.Emit(p, "%s  %d messages since %s (top-relay allow|block %[1]s)", p.Address, p.Messages, p.Since)
+				return c.Emit(p, "%s  messages: %d, the last %s (top-relay allow|block %[1]s)", p.Address, p.Messages, p.Since)
 			})
 		},
 	}

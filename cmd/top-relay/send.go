@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"io"
@@ -92,7 +93,7 @@ func send(ctx context.Context, c *tool.Call) error {
 	case "refused":
 		return top.Errorf(top.Denied, "message %s was refused by the recipient", last.ID)
 	case "failed":
-		return top.Errorf(top.Failed, "message %s was not sent: %s", last.ID, last.Error)
+		return top.Errorf(cmp.Or(last.Failure, top.Failed), "message %s was not sent: %s", last.ID, last.Error)
 	}
 	return nil
 }

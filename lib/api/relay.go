@@ -88,9 +88,10 @@ type Message struct {
 	Expiry   *top.Time   `json:"expiry,omitempty"` // of one sent
 	Relay    *top.NodeID `json:"relay,omitempty"`
 	Units    top.Count   `json:"units,omitempty"`
-	Cost     top.Amount  `json:"cost,omitempty"` // set aside; paid once it is delivered
-	Done     top.Count   `json:"done,omitempty"` // bytes of the body that are stored, while it is on its way
-	Error    string      `json:"error,omitempty"`
+	Cost     top.Amount  `json:"cost,omitempty"`  // set aside; paid once it is delivered
+	Done     top.Count   `json:"done,omitempty"`  // bytes of the body that are stored, while it is on its way
+	Error    string      `json:"error,omitempty"` // why it waits, or failed
+	Failure  top.Kind    `json:"failure,omitempty"`
 }
 
 // Text is the message as a line for people.

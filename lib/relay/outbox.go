@@ -72,6 +72,7 @@ type outMessage struct {
 	State    string
 	Since    int64
 	Error    string     `json:",omitempty"`
+	Failure  top.Kind   `json:",omitempty"` // of Error, in the state failed
 	Node     top.NodeID `json:",omitzero"`
 	Units    uint64
 	Cost     top.Amount

@@ -49,7 +49,7 @@ func (p *payload) decode(b []byte) error {
 func (m *outMessage) record() api.Message {
 	r := api.Message{
 		Type: "sent", Seq: top.Count(m.Seq), ID: m.ID, To: m.To, Name: m.Name, Kind: kindOf(m.Text), Size: top.Count(m.Size), SHA256: m.SHA,
-		Sent: top.UnixMilli(m.Sent), State: m.State, Units: top.Count(m.Units), Cost: m.Cost, Error: m.Error,
+		Sent: top.UnixMilli(m.Sent), State: m.State, Units: top.Count(m.Units), Cost: m.Cost, Error: m.Error, Failure: m.Failure,
 	}
 	if r.State == placed {
 		r.State = queued

@@ -157,11 +157,17 @@ func (a *agent) fail(msgs []*outMessage, parcels []*outParcel, why error) {
 			}
 		}
 		for _, p := range parcels {
+			for seq := p.First; seq <= p.Last; seq++ {
+				if m := a.msgs[seq]; m != nil {
+					m.Failure = top.KindOf(why)
+				}
+			}
 			if err := a.advance(b, p, failed, now, why.Error()); err != nil {
 				return err
 			}
 		}
 		for _, m := range msgs {
+			m.Failure = top.KindOf(why)
 			if err := a.move(b, m, failed, now, why.Error()); err != nil {
 				return err
 			}

@@ -80,7 +80,9 @@ func (w *world) member(name string, cfg func(*Config)) *member {
 	must(w.t, err)
 	m.node, err = keys.Generate(rand.Reader)
 	must(w.t, err)
+	w.mu.Lock()
 	w.accounts[m.address()] = api.Account{Type: "account", Address: m.address(), Exists: true, Balance: 1000 * top.One}
+	w.mu.Unlock()
 	m.serve("chain", m.chainRoutes())
 	m.serve("wallet", m.walletRoutes())
 	return m

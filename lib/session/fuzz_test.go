@@ -49,7 +49,14 @@ func samples(t testing.TB) map[string]coded {
 	e.repeat()
 	c := e.meter.Claim()
 	hold := session.Offer{Service: "relay", Unit: "message", Price: 5, Window: 8, Hold: []session.Hold{{3600, 1}, {86400, 2}, {2592000, 4}}}
-	return map[string]coded{"ticket": &tk, "voucher": &r.Voucher, "renewal": &r, "claim": &c, "tick": &c.Ticks[0], "offer": &ofOffer{hold}}
+	ack := newRecipient(t, 5).ack(t, 20_000, 80_000)
+	mail := session.Claim{Acks: []session.Ack{ack}, Voucher: session.Voucher{
+		Chain: ack.Cert.Chain, Channel: ack.Channel, Seq: 7, Amount: 3, Asides: []session.Aside{{Recipient: ack.Recipient(), Base: 20_000, Amount: 90_000}},
+	}}
+	e.ok(mail.Voucher.Sign(key(1).Signer()))
+	return map[string]coded{
+		"ticket": &tk, "voucher": &r.Voucher, "renewal": &r, "claim": &c, "tick": &c.Ticks[0], "offer": &ofOffer{hold}, "ack": &ack, "delivery-claim": &mail,
+	}
 }
 
 // The bytes of docs/wire.md, in the order of this file; UPDATE=1 writes
@@ -57,7 +64,7 @@ func samples(t testing.TB) map[string]coded {
 func TestVectors(t *testing.T) {
 	var got strings.Builder
 	all := samples(t)
-	for _, kind := range []string{"offer", "ticket", "voucher", "renewal", "tick", "claim"} {
+	for _, kind := range []string{"offer", "ticket", "voucher", "renewal", "tick", "claim", "ack", "delivery-claim"} {
 		fmt.Fprintf(&got, "%s %s\n", kind, hex.EncodeToString(all[kind].Encode()))
 	}
 	const file = "testdata/vectors.txt"
@@ -97,6 +104,7 @@ func TestDecodersRefuse(t *testing.T) {
 		"ticket": func() coded { return new(session.Ticket) }, "voucher": func() coded { return new(session.Voucher) },
 		"renewal": func() coded { return new(session.Renewal) }, "claim": func() coded { return new(session.Claim) },
 		"tick": func() coded { return new(session.Tick) }, "offer": func() coded { return new(ofOffer) },
+		"ack": func() coded { return new(session.Ack) }, "delivery-claim": func() coded { return new(session.Claim) },
 	}
 	for kind, v := range samples(t) {
 		t.Run(kind, func(t *testing.T) {
@@ -250,6 +258,7 @@ func FuzzTick(f *testing.F) {
 
 func FuzzClaim(f *testing.F) {
 	f.Add(samples(f)["claim"].Encode())
+	f.Add(samples(f)["delivery-claim"].Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		same(t, b, new(session.Claim), new(session.Claim))
 		var c session.Claim
@@ -261,6 +270,11 @@ func FuzzClaim(f *testing.F) {
 			}
 		}
 	})
+}
+
+func FuzzAck(f *testing.F) {
+	f.Add(samples(f)["ack"].Encode())
+	f.Fuzz(func(t *testing.T, b []byte) { same(t, b, new(session.Ack), new(session.Ack)) })
 }
 
 func FuzzOffer(f *testing.F) {

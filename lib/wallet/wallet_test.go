@@ -679,3 +679,69 @@ func FuzzPlan(f *testing.F) {
 		}
 	})
 }
+
+// A device is certified for 90 days at most, in the one role there is, and the
+// agent's record says so before the signature leaves.
+func TestW4_CertificatesAreBoundedAndRecorded(t *testing.T) {
+	b := newBench(t)
+	now := uint64(b.cfg.Now().Unix())
+	key := nodeKey.Public()
+	for name, tc := range map[string]struct {
+		q    api.CertificateRequest
+		kind error
+		word string
+	}{
+		"another role":     {api.CertificateRequest{Role: "node", Key: key[:]}, top.ErrDenied, "devices only"},
+		"no role":          {api.CertificateRequest{Key: key[:]}, top.ErrDenied, "devices only"},
+		"a short key":      {api.CertificateRequest{Role: "device", Key: key[:31]}, top.ErrInvalid, "31 bytes"},
+		"half a year":      {api.CertificateRequest{Role: "device", Key: key[:], Expiry: top.Count(now + 180*86400)}, top.ErrDenied, "90 days"},
+		"one that is over": {api.CertificateRequest{Role: "device", Key: key[:], Expiry: top.Count(now)}, top.ErrInvalid, "expired"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := b.certify(t.Context(), tc.q)
+			wantKind(t, err, tc.kind, tc.word)
+		})
+	}
+	before := b.record.seq
+	r, err := b.certify(t.Context(), api.CertificateRequest{Role: "device", Key: key[:]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c keys.Certificate
+	if err := c.Decode(r.Body); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Verify(c.Chain, "device", now); err != nil || c.Account != b.address || c.Key != key {
+		t.Errorf("%+v: %v", c, err)
+	}
+	if b.record.seq != before+1 {
+		t.Error("the record does not have it")
+	}
+}
+
+// The agent signs a mailbox record of its own account only, and only as one.
+func TestW4_MailboxRecordsAreOurs(t *testing.T) {
+	b := newBench(t)
+	other := stranger(1)
+	_, err := b.signMailbox(t.Context(), append(other[:], 1, 2, 3))
+	wantKind(t, err, top.ErrDenied, "not a mailbox record of")
+	_, err = b.signMailbox(t.Context(), b.address[:31])
+	wantKind(t, err, top.ErrDenied, "not a mailbox record of")
+	_, err = b.signMailbox(t.Context(), append(b.address[:], make([]byte, maxMailbox)...))
+	wantKind(t, err, top.ErrDenied, "not a mailbox record of")
+	body := append(b.address[:], 1, 2, 3)
+	r, err := b.signMailbox(t.Context(), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := b.chainParams(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Body) != 64 || !keys.Verify(b.address, mailboxDomain, p.Chain, body, [64]byte(r.Body)) {
+		t.Error("it does not verify")
+	}
+	if keys.Verify(b.address, "top/tx/1", p.Chain, body, [64]byte(r.Body)) {
+		t.Error("it verifies for another purpose")
+	}
+}
