@@ -239,7 +239,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", RequireExplicitExec: true, RequireUniqueNames: true, UpdateScripts: os.Getenv("UPDATE") != "",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": tooltest.Exits, "await": tooltest.Await, "blocks": n.blocks, "field": field, "user": n.user, "add": add,
+			"exits": tooltest.Exits, "await": tooltest.Await, "blocks": n.blocks, "field": field, "user": n.user, "add": add, "until": until,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("PATH", n.bin+":"+e.Getenv("PATH"))
@@ -316,6 +316,22 @@ func field(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	rest := strings.TrimPrefix(text[i+len(args[1])+3:], `"`)
 	ts.Setenv(args[0], rest[:strings.IndexAny(rest, `",}`)])
+}
+
+// until is the script command "until TEXT COMMAND...": it runs the command again
+// and again until its stdout has TEXT.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	tick := time.Tick(50 * time.Millisecond)
+	for late := time.After(30 * time.Second); ; {
+		if ts.Exec(args[1], args[2:]...) == nil && strings.Contains(ts.ReadFile("stdout"), args[0]) {
+			return
+		}
+		select {
+		case <-tick:
+		case <-late:
+			ts.Fatalf("%s never said %s", args[1], args[0])
+		}
+	}
 }
 
 // add is the script command "add VAR A B...": the sum of counts; "-B" subtracts.

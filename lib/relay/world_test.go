@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +49,7 @@ type member struct {
 	d       *Daemon
 	api     *api.Relay
 	stop    func()
+	later   atomic.Int64 // added to its clock
 }
 
 const wait = 20 * time.Second
@@ -245,7 +247,7 @@ func (m *member) start() *member {
 	t := m.w.t
 	t.Helper()
 	ready := make(chan struct{})
-	cfg := Config{Home: m.home, Chain: api.NewChain(m.client("chain")), Wallet: api.NewWallet(m.client("wallet")), NodeKey: m.node, Cap: top.One, Ready: func() error { close(ready); return nil }}
+	cfg := Config{Now: m.clock, Home: m.home, Chain: api.NewChain(m.client("chain")), Wallet: api.NewWallet(m.client("wallet")), NodeKey: m.node, Cap: top.One, Ready: func() error { close(ready); return nil }}
 	if m.cfg != nil {
 		m.cfg(&cfg)
 	}
@@ -273,6 +275,9 @@ func (m *member) start() *member {
 	}
 	return m
 }
+
+// clock is the member's time: the true one, and what later added.
+func (m *member) clock() time.Time { return time.Now().Add(time.Duration(m.later.Load())) }
 
 // relay makes a provider that is in the registry.
 func (w *world) relay(name string) *member {
