@@ -25,7 +25,7 @@ import (
 // A world is a chain and wallets that are all one table in memory, and daemons in
 // this process that know nothing of it.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	chain top.ChainID
 
@@ -54,7 +54,7 @@ type member struct {
 
 const wait = 20 * time.Second
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "top")
 	must(t, err)
