@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -38,14 +39,16 @@ type boxState struct {
 
 // A parcel is an envelope that is held.
 type parcel struct {
-	seq    uint64
-	head   envelope.Header
-	mac    [16]byte
-	sealed []byte // nil when it is on disk alone
-	size   int
-	stored bool
-	gone   bool
-	wait   *waiting
+	seq     uint64
+	head    envelope.Header
+	mac     [16]byte
+	sealed  []byte // nil when it is on disk alone
+	size    int
+	at      time.Time // when it was taken
+	pending bool      // counted in the provider's pending
+	stored  bool
+	gone    bool
+	wait    *waiting
 }
 
 func (m *parcel) isBlob() bool { return m.size >= blobSize }

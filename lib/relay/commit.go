@@ -3,10 +3,12 @@ package relay
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/sync/errgroup"
 
+	"top/lib/delivery"
 	"top/lib/top"
 )
 
@@ -31,12 +33,26 @@ func (p *provider) wake() {
 	}
 }
 
-// commit makes durable all that was taken, and tells the senders.
+// linger is how long a large body waits in memory for recipients who are here: what
+// they acknowledge meanwhile is never written. It is not called stored until it is.
+const linger = 250 * time.Millisecond
+
+// commit makes durable all that was taken and does not linger, and tells the
+// senders.
 func (p *provider) commit() error {
 	p.mu.Lock()
 	w := p.work
 	p.work = p.newWork()
-	blobs, bytes, err := p.fill(w)
+	w.parcels, p.work.parcels = p.due(w.parcels)
+	for _, m := range w.parcels {
+		if c := p.carries[m.head.Channel]; c != nil {
+			w.carries[c] = true
+		}
+	}
+	blobs, err := p.fill(w)
+	if len(p.work.parcels) > 0 {
+		p.later.Reset(linger)
+	}
 	p.mu.Unlock()
 	defer w.batch.Close()
 	if err != nil {
@@ -63,54 +79,81 @@ func (p *provider) commit() error {
 	for _, name := range w.drops {
 		p.db.dropBlob(name)
 	}
-	p.stored(w, bytes)
+	p.stored(w)
 	return nil
 }
 
-// fill puts into the batch what changed, and says which bodies go to files.
-func (p *provider) fill(w *work) (blobs []*parcel, bytes int64, err error) {
-	for _, m := range w.parcels {
-		bytes += int64(m.size)
-		if m.gone {
-			continue
+// due parts parcels into those to be written now and those that linger; what is
+// gone is neither.
+func (p *provider) due(all []*parcel) (now, later []*parcel) {
+	for _, m := range all {
+		b := p.boxes[m.head.Recipient]
+		switch {
+		case m.gone:
+		case m.isBlob() && !p.ends && p.pending <= maxPending && len(b.hands) == len(b.mailbox.Devices) && p.now().Sub(m.at) < linger:
+			later = append(later, m)
+		default:
+			now = append(now, m)
 		}
+	}
+	return now, later
+}
+
+// fill puts into the batch what changed, and says which bodies go to files.
+func (p *provider) fill(w *work) (blobs []*parcel, err error) {
+	for _, m := range w.parcels {
 		v, blob := m.encode()
 		if blob {
 			blobs = append(blobs, m)
 		}
 		if err := w.batch.Set(m.key(), v, nil); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		if err := w.batch.Set(key('X', u64(m.head.Expiry), m.head.Recipient[:], u64(m.seq)), nil, nil); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
 	for c := range w.carries {
 		st := carryState{Ticket: c.ticket.Encode(), Config: c.c.Config(), State: c.c.State(), Log: c.log.Encode()}
+		p.untake(c, &st.State)
 		if err := save(w.batch, key('C', c.ticket.Channel[:]), st); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
 	for b := range w.boxes {
 		if err := b.save(w.batch); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
 	if len(w.boxes) > 0 {
 		err = save(w.batch, key('S'), p.stats)
 	}
-	return blobs, bytes, err
+	return blobs, err
+}
+
+// untake leaves out of a carry's state what lingers: after a crash its sender
+// sends it again.
+func (p *provider) untake(c *carry, st *delivery.CarrierState) {
+	for _, m := range p.work.parcels {
+		if m.head.Channel != c.ticket.Channel {
+			continue
+		}
+		for i := range st.Lines {
+			if l := &st.Lines[i]; l.Recipient == m.head.Recipient {
+				l.Taken = min(l.Taken, m.head.From)
+			}
+		}
+	}
 }
 
 // stored says to the senders what is on disk now.
-func (p *provider) stored(w *work, bytes int64) {
+func (p *provider) stored(w *work) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pending -= bytes
-	p.space.Broadcast()
 	ids := map[top.ID][]top.ID{}
 	for _, m := range w.parcels {
 		m.stored = true
+		p.unload(m)
 		if !m.gone {
 			ids[m.head.Channel] = append(ids[m.head.Channel], m.head.ID)
 		}
@@ -123,6 +166,15 @@ func (p *provider) stored(w *work, bytes int64) {
 		if c := p.carries[channel]; c != nil {
 			p.mark(c, "stored", "", all)
 		}
+	}
+}
+
+// unload counts a parcel out of what is not on disk.
+func (p *provider) unload(m *parcel) {
+	if m.pending {
+		m.pending = false
+		p.pending -= int64(m.size)
+		p.space.Broadcast()
 	}
 }
 

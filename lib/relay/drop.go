@@ -29,6 +29,7 @@ func (p *provider) drop(b *box) {
 // forget takes a message out of the queue and off the disk.
 func (p *provider) forget(b *box, m *parcel) {
 	m.gone = true
+	p.unload(m)
 	p.work.boxes[b] = true
 	p.work.batch.Delete(m.key(), nil)
 	p.work.batch.Delete(key('X', u64(m.head.Expiry), m.head.Recipient[:], u64(m.seq)), nil)

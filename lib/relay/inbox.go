@@ -17,7 +17,7 @@ import (
 
 const (
 	intakeGroup  = 64       // envelopes that are made durable together
-	intakeBytes  = 16 << 20 // or bytes of files
+	intakeBytes  = 4 << 20 // or bytes of files
 	maxRequests  = 1000     // messages of strangers that wait
 	maxOfRequest = 32       // of one stranger
 	stillness    = 20 * time.Millisecond

@@ -31,6 +31,7 @@ const (
 	maxLine    = inlineBody
 	lineBatch  = 2048 // lines that are made durable together
 	maxName    = 255
+	syncEvery  = 8 // chunks of a spool
 )
 
 // The states of what is sent, in the order in which they come; the last three are
@@ -267,9 +268,17 @@ func (a *agent) spool(ctx context.Context, m *outMessage, body io.Reader) (err e
 	}()
 	sum := sha256.New()
 	buf := make([]byte, envelope.ChunkData)
+	synced := make(chan error, 1)
+	synced <- nil
 	for {
 		n, err := io.ReadFull(body, buf)
 		if n > 0 {
+			if f.Chunks%syncEvery == syncEvery-1 { // so that little is left for the end
+				if err := <-synced; err != nil {
+					return fmt.Errorf("spool: %w", err)
+				}
+				go func() { synced <- out.Sync() }()
+			}
 			if err := a.spoolChunk(f, out, sum, buf[:n]); err != nil {
 				return err
 			}
@@ -287,7 +296,7 @@ func (a *agent) spool(ctx context.Context, m *outMessage, body io.Reader) (err e
 	}
 	sum.Sum(m.SHA[:0])
 	m.File = f
-	return out.Sync()
+	return errors.Join(<-synced, out.Sync())
 }
 
 func (a *agent) spoolChunk(f *outFile, out io.Writer, sum hash.Hash, data []byte) error {

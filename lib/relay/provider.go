@@ -50,7 +50,9 @@ type provider struct {
 	boxes   map[top.Address]*box
 	work    *work
 	kick    chan struct{}
-	pending int64 // bytes in work and under way
+	pending int64       // bytes in work and under way
+	later   *time.Timer // wakes for what lingers
+	ends    bool        // nothing lingers any more
 	stats   stats
 	full    error     // why nothing is taken now
 	fullAt  time.Time // when that was looked at
@@ -98,6 +100,7 @@ func newProvider(ctx context.Context, d *Daemon) (*provider, error) {
 		carries: map[top.ID]*carry{}, boxes: map[top.Address]*box{}, logs: d.cfg.Home.Path("receipts"),
 	}
 	p.space = sync.NewCond(&p.mu)
+	p.later = time.AfterFunc(time.Hour, p.wake)
 	p.work = p.newWork()
 	if _, err := load(p.db.db, key('S'), &p.stats); err != nil {
 		return nil, err
@@ -121,6 +124,10 @@ func (p *provider) run(ctx context.Context) error {
 		var err error
 		select {
 		case <-ctx.Done():
+			p.mu.Lock()
+			p.ends = true
+			p.mu.Unlock()
+			p.later.Stop()
 			if err := p.commit(); err != nil {
 				return err
 			}

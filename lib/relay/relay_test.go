@@ -440,3 +440,50 @@ func FuzzFrames(f *testing.F) {
 		new(envelope.Envelope).Decode(b)
 	})
 }
+
+// What waits in memory for a recipient who is here is not called stored, and a
+// crash would have its sender send it again.
+func TestM3_WhatLingersIsNotStored(t *testing.T) {
+	w := newWorld(t)
+	r := w.relay("r")
+	bob, alice := w.user("bob", r), w.user("alice", r)
+	bob.knows(alice)
+	alice.sent(bob, "first", "text", "delivered")
+	p := r.d.provider
+	p.mu.Lock()
+	frozen := time.Now() // what lingers goes on to
+	p.now = func() time.Time { return frozen }
+	p.mu.Unlock()
+	bob.d.agent.intake.Lock() // bob takes nothing
+	alice.sent(bob, "file", strings.Repeat("z", 200_000), "queued")
+	var m *parcel
+	r.until("lingering", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.work.parcels) > 0 {
+			m = p.work.parcels[0]
+		}
+		return m != nil
+	})
+	must(t, p.commit())
+	p.mu.Lock()
+	c := p.carries[m.head.Channel]
+	if m.stored || c.c.Taken(bob.address()) <= m.head.From {
+		t.Errorf("stored %t, taken up to %s", m.stored, c.c.Taken(bob.address()))
+	}
+	p.mu.Unlock()
+	var st carryState
+	_, err := load(p.db.db, key('C', m.head.Channel[:]), &st)
+	must(t, err)
+	for _, l := range st.State.Lines {
+		if l.Recipient == bob.address() && l.Taken > m.head.From {
+			t.Errorf("on disk it is taken up to %s", l.Taken)
+		}
+	}
+	if got := alice.box("sent"); got[len(got)-1].State != "queued" {
+		t.Errorf("its sender is told that it is %s", got[len(got)-1].State)
+	}
+	bob.d.agent.intake.Unlock()
+	alice.sent(bob, "file", "", "delivered")
+	bob.inbox(2)
+}

@@ -195,6 +195,7 @@ func (a *agent) acked(ack session.Ack) {
 		a.log.Warn("acknowledgement refused", "err", err)
 		return
 	}
+	n.stores()
 	to := ack.Recipient()
 	var seqs []uint64
 	end := from

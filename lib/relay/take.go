@@ -43,6 +43,7 @@ func (p *provider) take(s *stream, e envelope.Envelope) error {
 		return err
 	}
 	m := b.add(e)
+	m.at, m.pending = p.now(), true
 	c.waits[h.Recipient] = append(c.waits[h.Recipient], m.waiting())
 	p.work.parcels = append(p.work.parcels, m)
 	p.work.carries[c], p.work.boxes[b] = true, true
