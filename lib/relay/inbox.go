@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	intakeGroup  = 64       // envelopes that are made durable together
+	intakeGroup  = 64      // envelopes that are made durable together
 	intakeBytes  = 4 << 20 // or bytes of files
-	maxRequests  = 1000     // messages of strangers that wait
-	maxOfRequest = 32       // of one stranger
+	maxRequests  = 1000    // messages of strangers that wait
+	maxOfRequest = 32      // of one stranger
 	stillness    = 20 * time.Millisecond
 )
 

@@ -50,6 +50,7 @@ type member struct {
 	api     *api.Relay
 	stop    func()
 	later   atomic.Int64 // added to its clock
+	still   atomic.Int64 // its clock stands here, unix nanoseconds
 }
 
 const wait = 20 * time.Second
@@ -277,7 +278,12 @@ func (m *member) start() *member {
 }
 
 // clock is the member's time: the true one, and what later added.
-func (m *member) clock() time.Time { return time.Now().Add(time.Duration(m.later.Load())) }
+func (m *member) clock() time.Time {
+	if at := m.still.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Now().Add(time.Duration(m.later.Load()))
+}
 
 // relay makes a provider that is in the registry.
 func (w *world) relay(name string) *member {
