@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"top/lib/api"
@@ -107,7 +108,10 @@ func checkReach(s api.RelayStatus) tool.Check {
 	if s.Providing && len(s.Addrs) == 0 {
 		k.State, k.Detail, k.Fix = tool.Bad, "it provides and listens nowhere", "top-relay serve --provide --listen /ip4/0.0.0.0/tcp/7001"
 	} else if s.Providing {
-		k.Detail = "listens on " + s.Addrs[0] + "; others must be able to reach it there"
+		k.Detail = s.Reachability + "; it listens on " + s.Addrs[0]
+		if s.Reachability == "private" && !strings.Contains(strings.Join(s.Addrs, " "), "/p2p-circuit/") {
+			k.State, k.Fix = tool.Bad, "open the port, or top-relay serve --provide --via ADDRESS of a provider that is reached"
+		}
 	}
 	return k
 }

@@ -21,10 +21,15 @@ others reach this account.
 
 With --provide it holds messages for others as well. Give it fixed ports, and register
 what it offers and where it is (the address is in "top-relay status"):
-  top-wallet register --offer service=relay,unit=message,price=0.00001,window=4096 --addr ADDR`,
+  top-wallet register --offer service=relay,unit=message,price=0.00001,window=4096 --addr ADDR
+
+A provider that others can reach is a hop for those behind NAT, who give --via and
+register the address with /p2p-circuit/ that status then shows. A hop carries 128 KiB of
+each circuit: enough to punch a hole, for which both ends have to --listen.`,
 		Flags: []tool.Flag{
 			{Name: "provide", Kind: tool.Bool, Help: "hold messages for others, and be paid when they have them"},
-			{Name: "listen", Kind: tool.Strings, Help: "multiaddress to listen on; may repeat (default: none, but /ip4/0.0.0.0/tcp/0 with --provide)"},
+			{Name: "listen", Kind: tool.Strings, Help: "multiaddress to listen on; may repeat (default: none, but with --provide any port, TCP and QUIC)"},
+			{Name: "via", Kind: tool.Strings, Help: "behind NAT: the address of a provider through which others meet this one; may repeat"},
 			{Name: "relay", Kind: tool.Strings, Help: "a relay of this account's mailbox, topnode1…; may repeat (default: two of the registry)"},
 			{Name: "quota", Help: "most that is held for others, in bytes or with K, M, G", Default: "10G"},
 			{Name: "cap", Kind: tool.Amount, Help: "TOP locked in a channel to a relay that is paid", Default: "0.5"},
@@ -41,12 +46,12 @@ func serve(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
-	cfg := relay.Config{Home: dir, Sock: c.String("sock"), Listen: c.Strings("listen"), Provide: c.Bool("provide"), Cap: c.Amount("cap"), Ready: c.Ready, Log: c.Log}
+	cfg := relay.Config{Home: dir, Sock: c.String("sock"), Listen: c.Strings("listen"), Via: c.Strings("via"), Provide: c.Bool("provide"), Cap: c.Amount("cap"), Ready: c.Ready, Log: c.Log}
 	if cfg.NodeKey, err = home.NodeKey(dir, c.String("node-key")); err != nil {
 		return err
 	}
 	if cfg.Provide && len(cfg.Listen) == 0 {
-		cfg.Listen = []string{"/ip4/0.0.0.0/tcp/0"}
+		cfg.Listen = []string{"/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"}
 	}
 	if cfg.Quota, err = parseBytes(c.String("quota")); err != nil {
 		return err

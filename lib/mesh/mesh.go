@@ -27,6 +27,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/multiformats/go-multiaddr"
 
@@ -45,14 +46,18 @@ const (
 // Config says who a Host is. The zero Listen dials only.
 type Config struct {
 	Key    keys.Private // of this role
-	Listen []string     // multiaddresses, "/ip4/0.0.0.0/tcp/4001"; none listens nowhere
+	Listen []string     // multiaddresses, "/ip4/0.0.0.0/tcp/4001" or "/ip4/0.0.0.0/udp/4001/quic-v1"; none listens nowhere
+	Reach  bool         // learn whether strangers reach this host, by AutoNAT v2, and punch holes to peers behind NAT, by DCUtR
+	Hop    bool         // be a circuit relay v2 for hosts behind NAT, within its default limits: 128 KiB and 2 minutes a circuit
+	Via    []string     // this host is behind NAT: reserve with these hops, multiaddresses with /p2p/, and be reached through them
 	Log    *slog.Logger // nil is silent
 }
 
 // A Host is one identity on the mesh.
 type Host struct {
-	h   host.Host
-	log *slog.Logger
+	h     host.Host
+	log   *slog.Logger
+	reach reach
 
 	mu        sync.Mutex
 	all       int             // inbound streams held
@@ -80,11 +85,14 @@ func New(cfg Config) (*Host, error) {
 	// It listens once it is made: when libp2p.New cannot listen it leaves
 	// goroutines behind. With SO_REUSEPORT a second host would share the port of
 	// the first.
-	h, err := libp2p.New(libp2p.Identity(id), libp2p.NoListenAddrs,
-		libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
+	more, hops, err := cfg.reachOptions()
+	if err != nil {
+		return nil, err
+	}
+	h, err := libp2p.New(append(more, libp2p.Identity(id), libp2p.NoListenAddrs,
+		libp2p.NoTransports, libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()), libp2p.Transport(quic.NewTransport),
 		libp2p.Security(noise.ID, noise.New), libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
-		libp2p.DisableRelay(), libp2p.DisableMetrics(), libp2p.DisableIdentifyAddressDiscovery(),
-		libp2p.UserAgent("top/"+top.Version))
+		libp2p.DisableMetrics(), libp2p.UserAgent("top/"+top.Version))...)
 	if err != nil {
 		return nil, fmt.Errorf("start mesh: %w", err)
 	}
@@ -94,7 +102,12 @@ func New(cfg Config) (*Host, error) {
 			return nil, top.Errorf(top.Failed, "listen on %s: %v (is the port taken?)", a, err)
 		}
 	}
-	return &Host{h: h, log: cfg.Log, each: map[peer.ID]int{}}, nil
+	m := &Host{h: h, log: cfg.Log, each: map[peer.ID]int{}}
+	if err := m.reach.begin(h, hops, cfg.Log); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("start mesh: %w", err)
+	}
+	return m, nil
 }
 
 // identity is a key as libp2p holds it.
@@ -126,6 +139,9 @@ func (h *Host) Addrs() []string {
 	for _, a := range h.h.Addrs() {
 		all = append(all, a.String()+"/p2p/"+h.h.ID().String())
 	}
+	for _, a := range h.reach.circuits() {
+		all = append(all, a+"/p2p/"+h.h.ID().String())
+	}
 	return all
 }
 
@@ -140,6 +156,7 @@ func (h *Host) Close() error {
 	for _, l := range all {
 		l.Close()
 	}
+	h.reach.close()
 	return h.h.Close()
 }
 
@@ -155,7 +172,7 @@ func (h *Host) Dial(ctx context.Context, proto, addr string) (net.Conn, error) {
 	if err := h.h.Connect(ctx, *info); err != nil {
 		return nil, top.Errorf(top.Offline, "no answer from %s", addr)
 	}
-	s, err := h.h.NewStream(ctx, info.ID, protocol.ID(proto))
+	s, err := h.h.NewStream(network.WithAllowLimitedConn(ctx, "through a hop until a hole is punched"), info.ID, protocol.ID(proto))
 	if err != nil {
 		return nil, top.Errorf(top.Offline, "%s does not speak %s", addr, proto)
 	}

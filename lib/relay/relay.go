@@ -62,6 +62,7 @@ type Config struct {
 	Wallet  *api.Wallet
 	Sock    string       // "" is where Home has it
 	Listen  []string     // multiaddresses
+	Via     []string     // hops through which others reach this provider, which is behind NAT
 	Provide bool         // sell relaying too
 	Relays  []top.NodeID // of our own mailbox; none picks from the registry
 	NodeKey keys.Private // signs as the provider; the name on the mesh is derived from it
@@ -168,7 +169,10 @@ func (d *Daemon) begin(ctx context.Context) error {
 		}
 	}
 	var err error
-	if d.host, err = mesh.New(mesh.Config{Key: roleKey(d.cfg.NodeKey), Listen: d.cfg.Listen, Log: d.log}); err != nil {
+	d.host, err = mesh.New(mesh.Config{
+		Key: roleKey(d.cfg.NodeKey), Listen: d.cfg.Listen, Reach: true, Hop: d.cfg.Provide && len(d.cfg.Via) == 0, Via: d.cfg.Via, Log: d.log,
+	})
+	if err != nil {
 		return err
 	}
 	d.trouble(nil)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"top/lib/api"
@@ -47,7 +48,7 @@ func (d *Daemon) getStatus(c *sock.Call) error {
 	if a == nil {
 		return c.JSON(s)
 	}
-	s.Addrs, s.Reachability = d.host.Addrs(), "unknown"
+	s.Addrs, s.Reachability = d.host.Addrs(), d.host.Reachability()
 	s.Peer, _ = Addr(d.cfg.NodeKey)
 	a.fillStatus(&s)
 	if p != nil {
@@ -431,5 +432,27 @@ func idList(ids []top.ID) []byte {
 	return e.Out()
 }
 
-// peers lists who is connected on the mesh.
-func (d *Daemon) peers() []api.RelayPeer { return nil }
+// peers lists who is connected on the mesh. How far away a relay is, its link knows.
+func (d *Daemon) peers() (all []api.RelayPeer) {
+	rtt := map[string]time.Duration{}
+	if a, err := d.running(); err == nil {
+		a.mu.Lock()
+		for _, l := range a.links {
+			l.mu.Lock()
+			for _, addr := range l.row.Addrs {
+				rtt[addr[strings.LastIndexByte(addr, '/')+1:]] = l.rtt
+			}
+			l.mu.Unlock()
+		}
+		a.mu.Unlock()
+	}
+	for _, p := range d.host.List() {
+		at := top.TimeOf(p.Since)
+		r := api.RelayPeer{Type: "peer", Peer: p.ID, Addr: p.Addr, Direction: "out", Relayed: p.Relayed, RTTMicros: top.Count(rtt[p.ID].Microseconds()), Since: &at}
+		if p.Inbound {
+			r.Direction = "in"
+		}
+		all = append(all, r)
+	}
+	return all
+}
