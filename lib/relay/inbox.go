@@ -1,8 +1,8 @@
 package relay
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -56,7 +56,9 @@ type intake struct {
 	marks map[string]map[top.ID][]top.ID // refused, or delivered by another relay: by state and channel
 	files map[*inFile]bool
 	done  []*inFile
-	held  bool // the lock
+	look  *pebble.Iterator // the database as it was before the group
+	names map[string]bool  // of the group's messages
+	held  bool             // the lock
 }
 
 func (a *agent) newIntake(l *link, s *stream) *intake { return &intake{a: a, l: l, s: s} }
@@ -70,7 +72,7 @@ func (in *intake) begin() {
 	in.held = true
 	in.b = in.a.db.db.NewIndexedBatch()
 	in.n, in.bytes, in.skips, in.done = 0, 0, nil, nil
-	in.acks, in.files = map[top.ID]delivery.Reader{}, map[*inFile]bool{}
+	in.acks, in.files, in.names = map[top.ID]delivery.Reader{}, map[*inFile]bool{}, map[string]bool{}
 	in.marks = map[string]map[top.ID][]top.ID{refused: {}, delivered: {}}
 }
 
@@ -79,6 +81,7 @@ func (in *intake) abandon() {
 	if !in.held {
 		return
 	}
+	in.unlook()
 	in.b.Close()
 	clear(in.a.files) // what they say of themselves is ahead of the disk
 	in.held = false
@@ -213,8 +216,8 @@ func (in *intake) prekey(id uint64) (envelope.Secret, bool) {
 // deliver puts one message into the inbox, or among the requests, unless it is
 // there: a sender's id is one message.
 func (in *intake) deliver(e *envelope.Envelope, o envelope.Opened, p payload, known bool) (fresh bool, err error) {
-	seen := key('d', o.From.Account[:], []byte(p.id))
-	if raw, err := get(in.b, seen); err != nil || raw != nil {
+	name := nameOf(p.id, o.From.Account)
+	if seen, err := in.seen(name); err != nil || seen {
 		return false, err
 	}
 	m := inMessage{
@@ -226,7 +229,8 @@ func (in *intake) deliver(e *envelope.Envelope, o envelope.Opened, p payload, kn
 			return false, errRefused
 		}
 	}
-	if err := in.b.Set(seen, []byte{1}, nil); err != nil {
+	in.names[string(name)] = true
+	if err := in.b.Set(name, nil, nil); err != nil {
 		return false, err
 	}
 	if p.file == nil {
@@ -246,12 +250,39 @@ func (in *intake) deliver(e *envelope.Envelope, o envelope.Opened, p payload, kn
 	return true, save(in.b, key('f', m.File[:]), f)
 }
 
+// nameOf is the key of a message by its id and who sent it: its box and number,
+// or nothing while its file is on its way.
+func nameOf(id string, from top.Address) []byte { return key('n', []byte(id), []byte{0}, from[:]) }
+
+// seen says whether a message of that name came before. Most did not: the filters
+// of the database say so without a read.
+func (in *intake) seen(name []byte) (bool, error) {
+	if in.names[string(name)] {
+		return true, nil
+	}
+	if in.look == nil {
+		var err error
+		if in.look, err = in.a.db.db.NewIter(&pebble.IterOptions{UseL6Filters: true}); err != nil {
+			return false, fmt.Errorf("read: %w", err)
+		}
+	}
+	return in.look.SeekPrefixGE(name), in.look.Error()
+}
+
+// unlook ends the look into the database.
+func (in *intake) unlook() {
+	if in.look != nil {
+		in.look.Close()
+		in.look = nil
+	}
+}
+
 // mayAsk says whether a stranger may leave one more message.
 func (a *agent) mayAsk(b *pebble.Batch, who top.Address) bool {
 	all, his := 0, 0
 	err := each(b, key('r'), key('r'), func(_, v []byte) (bool, error) {
 		var m inMessage
-		if err := json.Unmarshal(v, &m); err != nil {
+		if err := unpack(bytes.Clone(v), &m); err != nil {
 			return false, err
 		}
 		all++
@@ -263,7 +294,7 @@ func (a *agent) mayAsk(b *pebble.Batch, who top.Address) bool {
 	return err == nil && all < maxRequests && his < maxOfRequest
 }
 
-// enter gives a message its number in its box.
+// enter gives a message its number in its box. The caller saves the numbers.
 func (a *agent) enter(b *pebble.Batch, m *inMessage) error {
 	a.mu.Lock()
 	box := byte('i')
@@ -275,15 +306,18 @@ func (a *agent) enter(b *pebble.Batch, m *inMessage) error {
 		a.seqs.Inbox++
 		m.Seq = a.seqs.Inbox
 	}
-	err := save(b, key('#'), a.seqs)
 	a.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	if err := b.Set(key('n', []byte(m.ID)), append([]byte{box}, u64(m.Seq)...), nil); err != nil {
+	if err := b.Set(nameOf(m.ID, m.From), append([]byte{box}, u64(m.Seq)...), nil); err != nil {
 		return err
 	}
 	return save(b, key(box, u64(m.Seq)), m)
+}
+
+// saveSeqs keeps the numbers given last.
+func (a *agent) saveSeqs(b *pebble.Batch) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return save(b, key('#'), a.seqs)
 }
 
 // flush makes the group durable, and then acknowledges it.
@@ -307,11 +341,15 @@ func (in *intake) flush(ctx context.Context) error {
 		}
 	}
 	if !in.b.Empty() {
+		if err := in.a.saveSeqs(in.b); err != nil {
+			return err
+		}
 		if err := in.b.Commit(pebble.Sync); err != nil {
 			return fmt.Errorf("write: %w", err)
 		}
 	}
 	acks, skips, marks := in.acks, in.skips, in.marks
+	in.unlook()
 	in.b.Close()
 	in.held = false
 	in.a.intake.Unlock()

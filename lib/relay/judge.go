@@ -1,7 +1,7 @@
 package relay
 
 import (
-	"encoding/json"
+	"bytes"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -83,14 +83,23 @@ func (a *agent) sayMarks(l *link) {
 	}
 }
 
-// received is a message of the inbox or the requests, by its id.
+// received is a message of the inbox or the requests, by its id. When several
+// people used one id it is the one that came first, and in the inbox before the
+// requests: nobody puts himself before another.
 func (a *agent) received(id string) (*inMessage, error) {
-	at, err := get(a.db.db, key('n', []byte(id)))
+	var at []byte
+	prefix := key('n', []byte(id), []byte{0})
+	err := each(a.db.db, prefix, prefix, func(_, v []byte) (bool, error) {
+		if len(v) == 9 && (at == nil || bytes.Compare(v, at) < 0) { // 'i' is before 'r'
+			at = bytes.Clone(v)
+		}
+		return true, nil
+	})
 	if err != nil {
 		return nil, err
 	}
 	m := new(inMessage)
-	if len(at) == 9 {
+	if at != nil {
 		ok, err := load(a.db.db, at, m)
 		if err != nil || ok {
 			return m, err
@@ -112,7 +121,7 @@ func (a *agent) judge(who top.Address, state string) error {
 	waits := false
 	err := each(a.db.db, key('r'), key('r'), func(k, v []byte) (bool, error) {
 		var m inMessage
-		if err := json.Unmarshal(v, &m); err != nil || m.From != who {
+		if err := unpack(bytes.Clone(v), &m); err != nil || m.From != who {
 			return err == nil, err
 		}
 		if err := b.Delete(append([]byte{}, k...), nil); err != nil {
@@ -137,6 +146,9 @@ func (a *agent) judge(who top.Address, state string) error {
 		f.Message.State = "new"
 		return true, save(b, key('f', m.File[:]), f)
 	})
+	if err == nil {
+		err = a.saveSeqs(b)
+	}
 	if err != nil {
 		return err
 	}

@@ -322,11 +322,11 @@ func (n *lane) promise(ctx context.Context, p delivery.Place) error {
 			defer n.mu.Unlock()
 			return n.broken
 		}
-		if n.sender.Promises(p) {
+		busy := n.signs
+		if n.sender.Promises(p) && !busy { // the voucher went out before
 			n.mu.Unlock()
 			return nil
 		}
-		busy := n.signs
 		n.mu.Unlock()
 		if !busy {
 			if err := n.renew(ctx); err != nil {
@@ -381,11 +381,12 @@ func (n *lane) renew(ctx context.Context) error {
 	if err == nil {
 		err = n.commit()
 	}
+	s := n.s
 	n.mu.Unlock()
-	if err != nil {
-		return err
+	if err != nil || s == nil {
+		return err // open shows it
 	}
-	return n.l.send(ctx, fVoucher, v.Encode())
+	return s.send(ctx, fVoucher, v.Encode())
 }
 
 // commit puts the lane on disk.

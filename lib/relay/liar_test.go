@@ -106,7 +106,11 @@ func TestARelayThatKeepsCannotClaim(t *testing.T) {
 			ofCarol = c
 		}
 	}
-	line := func(c *carry) session.Ack { return c.c.Acks(bob.address())[0] }
+	line := func(c *carry) session.Ack { // what bob signed for the first message there
+		a := session.Ack{Channel: c.ticket.Channel, To: c.ticket.Price, Count: 1, Cert: bob.d.cert}
+		must(t, a.Sign(bob.d.device.Signer()))
+		return a
+	}
 	owed := ofAlice.c.Owed()
 	// None of these convinces its own carrier, nor the chain.
 	old := line(ofAlice)

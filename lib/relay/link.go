@@ -38,6 +38,7 @@ type link struct {
 	lanes    []*lane
 	rtt      time.Duration
 	badUntil time.Time
+	strikes  int // how often it was bad since it last stored something
 }
 
 // link is the connection to a relay, made when it is first asked for.

@@ -393,12 +393,16 @@ func (a *agent) restore() error {
 			}
 			if rank[p.State] >= 1 {
 				m.stored++
+				m.Since = max(m.Since, p.Since)
 			}
 			if isOver(p.State) {
 				m.delivered++
 			} else {
 				a.parcels[p.Seq] = p
 			}
+		}
+		if m.Parcels > 0 && m.stored >= m.Parcels && rank[m.State] < rank[stored] {
+			m.State = stored
 		}
 	}
 	return nil

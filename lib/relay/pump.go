@@ -124,4 +124,7 @@ func (n *lane) stores() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.noes, n.sent = 0, n.l.a.now()
+	n.l.mu.Lock()
+	defer n.l.mu.Unlock()
+	n.l.strikes = 0
 }

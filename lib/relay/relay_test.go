@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -483,4 +484,20 @@ func TestM3_WhatLingersIsNotStored(t *testing.T) {
 	bob.d.agent.intake.Unlock()
 	alice.sent(bob, "file", "", "delivered")
 	bob.inbox(2)
+}
+
+// An envelope goes out behind the voucher that promises it, also while vouchers are
+// renewed: a relay that is paid in time refuses nothing.
+func TestV1_NoEnvelopeBeforeItsVoucher(t *testing.T) {
+	w := newWorld(t)
+	r := w.relay("r")
+	bob, alice := w.user("bob", r), w.user("alice", r)
+	bob.knows(alice)
+	body := strings.Repeat("a message of forty bytes, more or less..\n", 5000)
+	for i := range 5 {
+		alice.deliver(bob, fmt.Sprintf("lines-%d", i), true, strings.NewReader(body))
+	}
+	if n := alice.warnings.Load(); n > 0 {
+		t.Errorf("%d warnings: the relay refused something", n)
+	}
 }

@@ -220,7 +220,7 @@ func (a *agent) recordOf(box byte, seq uint64, v []byte) (api.Message, error) {
 		return m.record(), nil
 	}
 	var m inMessage
-	err := json.Unmarshal(v, &m)
+	err := unpack(bytes.Clone(v), &m)
 	return m.record(), err
 }
 
@@ -291,7 +291,7 @@ func (d *Daemon) getCorrespondents(c *sock.Call) error {
 	asks := map[top.Address]int{}
 	err = each(a.db.db, key('r'), key('r'), func(_, v []byte) (bool, error) {
 		var m inMessage
-		if err := json.Unmarshal(v, &m); err != nil {
+		if err := unpack(bytes.Clone(v), &m); err != nil {
 			return false, err
 		}
 		if asks[m.From]++; asks[m.From] == 1 {

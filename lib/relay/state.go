@@ -21,7 +21,8 @@ import (
 const (
 	moveAfter = 3 * time.Second  // a relay that does not answer: its messages go to another
 	doubt     = 10 * time.Minute // stored, and not delivered: a copy goes to another
-	badFor    = time.Minute      // a relay that refused is not picked
+	badFor    = time.Minute      // a relay that refused again and again is not picked for so long
+	badFirst  = time.Second      // the first time
 	maxTries  = 8                // relays that one envelope is given to
 )
 
@@ -75,6 +76,9 @@ func (a *agent) move(b *pebble.Batch, m *outMessage, state string, at int64, why
 		return nil
 	}
 	m.State, m.Since, m.Error = next, at, why
+	if next == stored {
+		return nil // its parcels say so
+	}
 	if isOver(next) {
 		delete(a.msgs, m.Seq)
 		b.Delete(key('u', u64(m.Seq)), nil)
@@ -304,11 +308,16 @@ func (a *agent) faulted(l *link, body []byte) error {
 	return nil
 }
 
-// bad keeps a relay from being picked for a while.
+// bad keeps a relay from being picked for a while: longer each time, until it
+// stores something.
 func (l *link) bad(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.badUntil = now.Add(badFor)
+	if now.Before(l.badUntil) {
+		return // for the same fault, or one beside it
+	}
+	l.badUntil = now.Add(min(badFor, badFirst<<l.strikes))
+	l.strikes = min(l.strikes+1, 8)
 }
 
 // blame keeps a relay from being picked if an error is of its making.

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
 
 	"top/lib/home"
 	"top/lib/top"
@@ -54,16 +56,21 @@ func openStore(dir string) (*store, error) {
 	}
 	dead := make(chan error, 1)
 	log := quiet{dead}
-	cache := pebble.NewCache(8 << 20)
+	cache := pebble.NewCache(32 << 20)
 	defer cache.Unref()
 	opened := make(chan error, 1)
 	var db *pebble.DB
 	go func() {
 		var err error
-		db, err = pebble.Open(filepath.Join(dir, "db"), &pebble.Options{
-			Cache: cache, MemTableSize: 4 << 20, MaxOpenFiles: 256, Logger: log, EventListener: &pebble.EventListener{BackgroundError: log.dies},
+		opts := &pebble.Options{
+			Cache: cache, MemTableSize: 16 << 20, MaxOpenFiles: 256, Logger: log, EventListener: &pebble.EventListener{BackgroundError: log.dies},
 			FormatMajorVersion: pebble.FormatNewest, CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
-		})
+		}
+		for i := range opts.Levels {
+			opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most questions are for what is not there
+			opts.Levels[i].Compression = func() *sstable.CompressionProfile { return sstable.NoCompression }
+		}
+		db, err = pebble.Open(filepath.Join(dir, "db"), opts)
 		opened <- err
 	}()
 	select {
@@ -100,20 +107,28 @@ func get(r pebble.Reader, key []byte) ([]byte, error) {
 	return append([]byte{}, v...), nil
 }
 
-// load reads a JSON value; false when there is none.
+// load reads a kept or JSON value; false when there is none.
 func load(r pebble.Reader, key []byte, v any) (bool, error) {
 	b, err := get(r, key)
 	if err != nil || b == nil {
 		return false, err
 	}
-	if err := json.Unmarshal(b, v); err != nil {
+	if k, ok := v.(kept); ok {
+		err = unpack(b, k)
+	} else {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
 		return false, fmt.Errorf("read %q: %w", key[:1], err)
 	}
 	return true, nil
 }
 
-// save puts a JSON value into a batch.
+// save puts a kept or JSON value into a batch.
 func save(b *pebble.Batch, key []byte, v any) error {
+	if k, ok := v.(kept); ok {
+		return b.Set(key, pack(k), nil)
+	}
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("write %q: %w", key[:1], err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -40,17 +41,18 @@ type world struct {
 
 // A member is somebody with a home, a wallet and a daemon.
 type member struct {
-	w       *world
-	name    string
-	home    home.Dir
-	account keys.Private
-	node    keys.Private
-	cfg     func(*Config)
-	d       *Daemon
-	api     *api.Relay
-	stop    func()
-	later   atomic.Int64 // added to its clock
-	still   atomic.Int64 // its clock stands here, unix nanoseconds
+	w        *world
+	name     string
+	home     home.Dir
+	account  keys.Private
+	node     keys.Private
+	cfg      func(*Config)
+	d        *Daemon
+	api      *api.Relay
+	stop     func()
+	warnings atomic.Int64
+	later    atomic.Int64 // added to its clock
+	still    atomic.Int64 // its clock stands here, unix nanoseconds
 }
 
 const wait = 20 * time.Second
@@ -243,12 +245,21 @@ func (m *member) spend(c *sock.Call) (any, error) {
 	return p, nil
 }
 
+// warned counts what a daemon warns of.
+type warned struct{ n *atomic.Int64 }
+
+func (w warned) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (w warned) Handle(context.Context, slog.Record) error    { w.n.Add(1); return nil }
+func (w warned) WithAttrs([]slog.Attr) slog.Handler           { return w }
+func (w warned) WithGroup(string) slog.Handler                { return w }
+
 // start runs the member's daemon and waits until it answers.
 func (m *member) start() *member {
 	t := m.w.t
 	t.Helper()
 	ready := make(chan struct{})
 	cfg := Config{Now: m.clock, Home: m.home, Chain: api.NewChain(m.client("chain")), Wallet: api.NewWallet(m.client("wallet")), NodeKey: m.node, Cap: top.One, Ready: func() error { close(ready); return nil }}
+	cfg.Log = slog.New(warned{&m.warnings})
 	if m.cfg != nil {
 		m.cfg(&cfg)
 	}
