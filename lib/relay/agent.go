@@ -59,6 +59,7 @@ type agent struct {
 	msgs     map[uint64]*outMessage
 	parcels  map[uint64]*outParcel
 	intake   sync.Mutex // one group of envelopes is taken in at a time
+	syncing  sync.Mutex // and one becomes durable at a time; taken after intake
 	sealing  sync.Mutex // held from reading a conversation to writing it
 	files    map[[16]byte]*inFile
 }

@@ -35,7 +35,7 @@ func (p *provider) wake() {
 
 // linger is how long a large body waits in memory for recipients who are here: what
 // they acknowledge meanwhile is never written. It is not called stored until it is.
-const linger = 250 * time.Millisecond
+const linger = time.Second
 
 // commit makes durable all that was taken and does not linger, and tells the
 // senders.

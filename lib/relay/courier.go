@@ -18,7 +18,7 @@ import (
 const (
 	bundleBytes = 56 << 10 // payloads that travel together
 	placeBatch  = 16       // envelopes that are placed together
-	maxUnstored = 32 << 20 // bytes under way to relays for one recipient
+	maxUnstored = 64 << 20 // bytes under way to relays for one recipient
 	reopenAfter = 2000     // messages of a conversation
 	relayWait   = 3 * time.Second
 )

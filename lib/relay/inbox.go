@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	intakeGroup  = 64      // envelopes that are made durable together
-	intakeBytes  = 4 << 20 // or bytes of files
-	maxRequests  = 1000    // messages of strangers that wait
-	maxOfRequest = 32      // of one stranger
+	intakeGroup  = 64       // envelopes that are made durable together
+	intakeBytes  = 16 << 20 // or bytes of files
+	maxRequests  = 1000     // messages of strangers that wait
+	maxOfRequest = 32       // of one stranger
 	stillness    = 20 * time.Millisecond
 )
 
@@ -59,9 +59,14 @@ type intake struct {
 	look  *pebble.Iterator // the database as it was before the group
 	names map[string]bool  // of the group's messages
 	held  bool             // the lock
+
+	later   chan error                 // a group that becomes durable while the next is read
+	readers map[top.ID]delivery.Reader // of groups before
 }
 
-func (a *agent) newIntake(l *link, s *stream) *intake { return &intake{a: a, l: l, s: s} }
+func (a *agent) newIntake(l *link, s *stream) *intake {
+	return &intake{a: a, l: l, s: s, readers: map[top.ID]delivery.Reader{}}
+}
 
 // begin takes the lock for a group.
 func (in *intake) begin() {
@@ -74,18 +79,6 @@ func (in *intake) begin() {
 	in.n, in.bytes, in.skips, in.done = 0, 0, nil, nil
 	in.acks, in.files, in.names = map[top.ID]delivery.Reader{}, map[*inFile]bool{}, map[string]bool{}
 	in.marks = map[string]map[top.ID][]top.ID{refused: {}, delivered: {}}
-}
-
-// abandon forgets a group that was not made durable.
-func (in *intake) abandon() {
-	if !in.held {
-		return
-	}
-	in.unlook()
-	in.b.Close()
-	clear(in.a.files) // what they say of themselves is ahead of the disk
-	in.held = false
-	in.a.intake.Unlock()
 }
 
 // take takes one envelope.
@@ -123,9 +116,6 @@ func (in *intake) take(ctx context.Context, body []byte) error {
 	default:
 		r.Got(place, h.ID)
 		in.acks[h.Channel] = r
-		if err := save(in.b, key('R', h.Channel[:]), r); err != nil {
-			return err
-		}
 	}
 	in.n++
 	in.bytes += len(e.Sealed)
@@ -141,6 +131,9 @@ func (in *intake) full(ctx context.Context) error {
 
 func (in *intake) reader(channel top.ID) (r delivery.Reader, err error) {
 	if r, ok := in.acks[channel]; ok {
+		return r, nil
+	}
+	if r, ok := in.readers[channel]; ok {
 		return r, nil
 	}
 	_, err = load(in.b, key('R', channel[:]), &r)
@@ -269,14 +262,6 @@ func (in *intake) seen(name []byte) (bool, error) {
 	return in.look.SeekPrefixGE(name), in.look.Error()
 }
 
-// unlook ends the look into the database.
-func (in *intake) unlook() {
-	if in.look != nil {
-		in.look.Close()
-		in.look = nil
-	}
-}
-
 // mayAsk says whether a stranger may leave one more message.
 func (a *agent) mayAsk(b *pebble.Batch, who top.Address) bool {
 	all, his := 0, 0
@@ -318,43 +303,6 @@ func (a *agent) saveSeqs(b *pebble.Batch) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return save(b, key('#'), a.seqs)
-}
-
-// flush makes the group durable, and then acknowledges it.
-func (in *intake) flush(ctx context.Context) error {
-	if !in.held {
-		return nil
-	}
-	for f := range in.files {
-		if err := f.f.Sync(); err != nil {
-			return fmt.Errorf("write a file: %w", err)
-		}
-		if f.Have < f.Chunks {
-			if err := save(in.b, key('f', f.Message.File[:]), f); err != nil {
-				return err
-			}
-		}
-	}
-	for _, f := range in.done {
-		if err := in.finish(f); err != nil {
-			return err
-		}
-	}
-	if !in.b.Empty() {
-		if err := in.a.saveSeqs(in.b); err != nil {
-			return err
-		}
-		if err := in.b.Commit(pebble.Sync); err != nil {
-			return fmt.Errorf("write: %w", err)
-		}
-	}
-	acks, skips, marks := in.acks, in.skips, in.marks
-	in.unlook()
-	in.b.Close()
-	in.held = false
-	in.a.intake.Unlock()
-	in.a.changed()
-	return in.say(ctx, acks, skips, marks)
 }
 
 // say acknowledges what is durable, and refuses the rest.

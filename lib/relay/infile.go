@@ -3,10 +3,14 @@ package relay
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"hash"
 	"io"
 	"os"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
 
 	"top/lib/envelope"
 	"top/lib/top"
@@ -20,9 +24,25 @@ type inFile struct {
 	Got     []byte // a bit for each chunk
 	Have    uint32
 
+	mu   sync.Mutex // Got and Have, between who reads chunks and who keeps what was read
 	f    *os.File
 	sum  hash.Hash // of the chunks up to next, while they come in order
 	next uint32
+}
+
+// keep syncs what was written, and keeps what is there.
+func (f *inFile) keep(b *pebble.Batch) error {
+	f.mu.Lock()
+	file := f.f
+	raw, err := json.Marshal(f)
+	f.mu.Unlock()
+	if err != nil || file == nil {
+		return err // finished meanwhile
+	}
+	if err := file.Sync(); err != nil {
+		return fmt.Errorf("write a file: %w", err)
+	}
+	return b.Set(key('f', f.Message.File[:]), raw, nil)
 }
 
 func (f *inFile) has(i uint32) bool { return f.Got[i/8]&(1<<(i%8)) != 0 }
@@ -78,10 +98,13 @@ func (in *intake) write(f *inFile, index uint32, data []byte) error {
 		if err := in.a.db.room(); err != nil {
 			return err
 		}
-		var err error
-		if f.f, err = os.OpenFile(in.a.partPath(f.Message.File), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		file, err := os.OpenFile(in.a.partPath(f.Message.File), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
 			return fmt.Errorf("write a file: %w", err)
 		}
+		f.mu.Lock()
+		f.f = file
+		f.mu.Unlock()
 		if f.Have == 0 {
 			f.sum = sha256.New()
 		}
@@ -95,8 +118,10 @@ func (in *intake) write(f *inFile, index uint32, data []byte) error {
 	} else {
 		f.sum = nil
 	}
+	f.mu.Lock()
 	f.Got[index/8] |= 1 << (index % 8)
 	f.Have++
+	f.mu.Unlock()
 	in.files[f] = true
 	if f.Have == f.Chunks {
 		in.done = append(in.done, f)
@@ -123,7 +148,9 @@ func (in *intake) finish(f *inFile) error {
 	if err := f.f.Close(); err != nil {
 		return fmt.Errorf("write a file: %w", err)
 	}
+	f.mu.Lock()
 	f.f = nil
+	f.mu.Unlock()
 	id := f.Message.File
 	delete(in.a.files, id)
 	if top.ID(sum.Sum(nil)) != f.Message.SHA {

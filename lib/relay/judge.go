@@ -144,7 +144,7 @@ func (a *agent) judge(who top.Address, state string) error {
 			return err == nil, err
 		}
 		f.Message.State = "new"
-		return true, save(b, key('f', m.File[:]), f)
+		return true, save(b, key('f', m.File[:]), &f)
 	})
 	if err == nil {
 		err = a.saveSeqs(b)

@@ -17,7 +17,7 @@ import (
 
 // Bounds on what strangers make a provider hold.
 const (
-	maxPending   = 32 << 20 // bytes taken and not on disk yet
+	maxPending   = 64 << 20 // bytes taken and not on disk yet
 	maxBoxBytes  = 4 << 30  // held for one recipient
 	maxPrekeys   = 200      // of one device
 	maxLookups   = 50       // lookups and prekeys asked for on one stream in a second
