@@ -125,11 +125,13 @@ type Envelope struct {
 }
 
 // Encode is the canonical form (docs/wire.md, "Envelope").
-func (v Envelope) Encode() []byte {
-	e := wire.To(make([]byte, 0, 192+len(v.Sealed)))
+func (v Envelope) Encode() []byte { return append(v.Head(), v.Sealed...) }
+
+// Head is the canonical form up to Sealed, which ends it.
+func (v Envelope) Head() []byte {
+	e := wire.To(make([]byte, 0, 192))
 	v.Header.put(e)
 	e.Raw(v.MAC[:])
-	e.Raw(v.Sealed)
 	return e.Out()
 }
 

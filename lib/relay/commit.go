@@ -33,9 +33,20 @@ func (p *provider) wake() {
 	}
 }
 
-// linger is how long a large body waits in memory for recipients who are here: what
-// they acknowledge meanwhile is never written. It is not called stored until it is.
-const linger = time.Second
+// What comes for recipients who are here waits in memory for so long, large bodies
+// and small: what they acknowledge meanwhile is never written. It is not called
+// stored until it is.
+const (
+	linger      = time.Second
+	lingerSmall = 20 * time.Millisecond
+)
+
+func (m *parcel) lingers() time.Duration {
+	if m.isBlob() {
+		return linger
+	}
+	return lingerSmall
+}
 
 // commit makes durable all that was taken and does not linger, and tells the
 // senders.
@@ -51,7 +62,7 @@ func (p *provider) commit() error {
 	}
 	blobs, err := p.fill(w)
 	if len(p.work.parcels) > 0 {
-		p.later.Reset(linger)
+		p.later.Reset(lingerSmall)
 	}
 	p.mu.Unlock()
 	defer w.batch.Close()
@@ -90,7 +101,7 @@ func (p *provider) due(all []*parcel) (now, later []*parcel) {
 		b := p.boxes[m.head.Recipient]
 		switch {
 		case m.gone:
-		case m.isBlob() && !p.ends && p.pending <= maxPending && len(b.hands) == len(b.mailbox.Devices) && p.now().Sub(m.at) < linger:
+		case !p.ends && p.pending <= maxPending && len(b.hands) == len(b.mailbox.Devices) && p.now().Sub(m.at) < m.lingers():
 			later = append(later, m)
 		default:
 			now = append(now, m)

@@ -176,7 +176,7 @@ func (c *courier) seal(ctx context.Context, msgs []*outMessage) error {
 	if err != nil {
 		return err
 	}
-	if err := b.Commit(pebble.Sync); err != nil { // before anything leaves (M4)
+	if err := b.Commit(pebble.NoSync); err != nil { // what places them syncs the log, before anything leaves (M4)
 		return err
 	}
 	c.mu.Lock()

@@ -51,7 +51,7 @@ const (
 type stream struct {
 	conn net.Conn
 	r    *bufio.Reader
-	out  chan []byte
+	out  chan [2][]byte // a frame, in two parts
 	done chan struct{}
 	once sync.Once
 	err  error
@@ -59,7 +59,7 @@ type stream struct {
 
 // newStream takes a connection over. Its writer ends with close.
 func newStream(conn net.Conn) *stream {
-	s := &stream{conn: conn, r: bufio.NewReaderSize(conn, 64<<10), out: make(chan []byte, 64), done: make(chan struct{})}
+	s := &stream{conn: conn, r: bufio.NewReaderSize(conn, 64<<10), out: make(chan [2][]byte, 64), done: make(chan struct{})}
 	go s.write()
 	return s
 }
@@ -87,7 +87,11 @@ func (s *stream) write() {
 	for {
 		select {
 		case b := <-s.out:
-			if _, err := w.Write(b); err != nil {
+			_, err := w.Write(b[0])
+			if err == nil {
+				_, err = w.Write(b[1])
+			}
+			if err != nil {
 				s.close(err)
 				return
 			}
@@ -124,8 +128,18 @@ func (s *stream) send(ctx context.Context, kind byte, parts ...[]byte) error {
 	return s.put(ctx, frame(kind, parts...))
 }
 
+// sendBody queues a frame that ends in a long body, which nobody may change any
+// more.
+func (s *stream) sendBody(ctx context.Context, kind byte, head, body []byte) error {
+	b := frame(kind, head)
+	binary.BigEndian.PutUint32(b, uint32(1+len(head)+len(body)))
+	return s.queue(ctx, [2][]byte{b, body})
+}
+
 // put queues the bytes of a frame.
-func (s *stream) put(ctx context.Context, b []byte) error {
+func (s *stream) put(ctx context.Context, b []byte) error { return s.queue(ctx, [2][]byte{b, nil}) }
+
+func (s *stream) queue(ctx context.Context, b [2][]byte) error {
 	select {
 	case s.out <- b:
 		return nil
@@ -139,7 +153,7 @@ func (s *stream) put(ctx context.Context, b []byte) error {
 // try queues a frame unless the other end is slow.
 func (s *stream) try(kind byte, parts ...[]byte) bool {
 	select {
-	case s.out <- frame(kind, parts...):
+	case s.out <- [2][]byte{frame(kind, parts...), nil}:
 		return true
 	default:
 		return false

@@ -103,7 +103,7 @@ func (h *hand) run(ctx context.Context, p *provider) error {
 			m = &parcel{head: m.head, mac: m.mac, sealed: body}
 		}
 		e := envelope.Envelope{Header: m.head, MAC: m.mac, Sealed: m.sealed}
-		if err := h.stream.send(ctx, fHand, e.Encode()); err != nil {
+		if err := h.stream.sendBody(ctx, fHand, e.Head(), e.Sealed); err != nil {
 			return nil
 		}
 	}

@@ -198,7 +198,7 @@ func (a *agent) send(ctx context.Context, s *stream, p *outParcel) error {
 		Chain: a.d.chain, Channel: q.Channel, Recipient: q.To, ID: q.ID, From: q.From, To: q.Upto, Count: q.Count, Expiry: q.Expiry, Hold: q.Hold,
 	}}
 	e.MAC = e.Header.MAC(q.Key)
-	return s.send(ctx, fSend, e.Encode())
+	return s.sendBody(ctx, fSend, e.Head(), e.Sealed)
 }
 
 // sealed is the sealed bytes of a parcel, from the database or the spool.
