@@ -9,9 +9,9 @@ import (
 	"top/lib/api"
 	"top/lib/home"
 	"top/lib/session"
+	"top/lib/settle"
 	"top/lib/tool"
 	"top/lib/top"
-	"top/lib/wallet"
 )
 
 func openVerb() tool.Verb {
@@ -150,13 +150,13 @@ func closeAsProvider(ctx context.Context, c *tool.Call, chain *api.Chain, id top
 }
 
 // settlerOf is what claims and closes for this node.
-func settlerOf(c *tool.Call, chain *api.Chain) (s wallet.Settler, err error) {
+func settlerOf(c *tool.Call, chain *api.Chain) (s settle.Settler, err error) {
 	dir, err := homeOf(c)
 	if err != nil {
 		return s, err
 	}
 	key, err := home.NodeKey(dir, c.String("node-key"))
-	return wallet.Settler{Chain: chain, Node: key, Wait: c.Duration("wait")}, err
+	return settle.Settler{Chain: chain, Node: key, Wait: c.Duration("wait")}, err
 }
 
 func reclaimVerb() tool.Verb {

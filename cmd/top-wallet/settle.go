@@ -28,11 +28,11 @@ claimed before is not paid again.`,
 		},
 		Records:  []string{"settled"},
 		Examples: []string{"top-wallet settle --json - < receipts.ndjson", "top-prove receipts --service vpn --json | top-prove verify --json - | top-wallet settle -"},
-		Run:      settle,
+		Run:      claim,
 	}
 }
 
-func settle(ctx context.Context, c *tool.Call) error {
+func claim(ctx context.Context, c *tool.Call) error {
 	chain, err := dialChain(c)
 	if err != nil {
 		return err

@@ -255,6 +255,7 @@ func (d *Daemon) work(ctx context.Context) error {
 		ln := d.host.Listen(Protocol)
 		all.Go(func() error { return p.run(ctx) })
 		all.Go(func() error { return p.accept(ctx, ln) })
+		all.Go(func() error { return p.claims(ctx) })
 		all.Go(func() error {
 			<-ctx.Done()
 			return ln.Close()

@@ -25,6 +25,7 @@ var floors = map[string]string{
 	"quality": "top receipt capacity",
 	"route":   "top quality",
 	"ledger":  "top wire keys session receipt billing audit capacity quality cross route",
+	"settle":  "top keys session ledger api",
 	"rules":   "",
 	// For tests alone.
 	"tool/tooltest": "",
@@ -54,11 +55,11 @@ func mayImport(from, to string) (ok, known bool) {
 		if cmd == "top-tui" {
 			return isOne(to, "tool home api top pipe sock"), known
 		}
-		return isOne(to, "tool api "+ground+" "+pure) || to == engine && engine != "", known
+		return isOne(to, "tool api settle "+ground+" "+pure) || to == engine && engine != "", known
 	}
 	from = strings.TrimPrefix(from, "lib/")
 	if isOne(from, engines) {
-		return isOne(to, "mesh api "+ground+" envelope "+pure), true
+		return isOne(to, "mesh api settle "+ground+" envelope "+pure), true
 	}
 	list, known := floors[from]
 	return list == "*" || isOne(to, list), known

@@ -234,7 +234,7 @@ func (a *Agent) signTicket(ctx context.Context, q api.SignRequest) (r api.SignAn
 }
 
 // openCap refuses a channel whose cap would take a service's open channels
-// beyond its limit.
+// beyond its limit. One that no service was paid on yet counts for each.
 func (a *Agent) openCap(ctx context.Context, service string, limit top.Amount) error {
 	q, ok := a.budgets.get(service)
 	if !ok {
@@ -242,7 +242,7 @@ func (a *Agent) openCap(ctx context.Context, service string, limit top.Amount) e
 	}
 	open := limit
 	err := a.cfg.Chain.Channels(ctx, a.address, func(c api.Channel) error {
-		if c.Payer == a.address {
+		if c.Payer == a.address && !a.record.isOther(c.Channel, service) {
 			open += c.Cap
 		}
 		return nil

@@ -152,6 +152,14 @@ func (r *record) take(e api.SignedEntry) {
 }
 
 // day is the span of a budget.
+// isOther says whether a channel is known to pay for another service.
+func (r *record) isOther(channel top.ID, service string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.signed[channel]
+	return ok && s.service != service
+}
+
 const day = 24 * time.Hour
 
 // spentLocked is what was charged to a service in the day before now: in all,

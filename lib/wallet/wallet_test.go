@@ -17,6 +17,7 @@ import (
 	"top/lib/keys"
 	"top/lib/ledger"
 	"top/lib/session"
+	"top/lib/settle"
 	"top/lib/top"
 )
 
@@ -367,6 +368,13 @@ func TestW3_Budgets(t *testing.T) {
 	set(50*top.One, 0)
 	_, err = b.open(top.One, "relay")
 	wantKind(t, err, top.ErrDenied, "--open-cap 101")
+	// What another service locked is not counted.
+	if err := b.budgets.set(api.Budget{Service: "vpn", PerDay: 2 * top.One}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.open(top.One, "vpn"); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestW4_TheRecordComesFirst(t *testing.T) {
@@ -633,7 +641,7 @@ func TestRehearsalOverTheWholeLife(t *testing.T) {
 	if err != nil || first.LogSum != 700*top.One/1000 {
 		t.Fatalf("%+v %v", first, err)
 	}
-	s := Settler{Chain: b.f.client(), Node: nodeKey, Wait: time.Second}
+	s := settle.Settler{Chain: b.f.client(), Node: nodeKey, Wait: time.Second}
 	if got, err := s.Claim(t.Context(), first.Claim); err != nil || got.State != "paid" || got.Paid != first.LogSum {
 		t.Fatalf("%+v %v", got, err)
 	}

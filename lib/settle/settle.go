@@ -1,4 +1,11 @@
-package wallet
+// Package settle claims on the chain what receipts prove. A node key is enough: it
+// can credit its owner and nothing else, so that no agent, no passphrase and no
+// journal is needed, and a service's daemon does it by itself.
+//
+//	T1  repeating a claim, or claiming less than was paid, changes nothing
+//	T2  what is due is claimed before the channel's deadline: when it closes, when
+//	    it ends soon, and every hour
+package settle
 
 import (
 	"context"
@@ -12,9 +19,10 @@ import (
 	"top/lib/top"
 )
 
-// A Settler turns what receipts prove into money, with a node key alone: it can
-// credit the node's owner and nothing else, so that it needs no agent and no
-// journal. Repeating anything of it changes nothing.
+// voidAfter is how long a claim is good for.
+const voidAfter = time.Minute
+
+// A Settler turns what receipts prove into money, with a node key alone (T1).
 type Settler struct {
 	Chain *api.Chain
 	Node  keys.Private
@@ -125,3 +133,18 @@ func (s Settler) refused(ctx context.Context, r api.Settled, t api.Tx) (api.Sett
 	}
 	return r, &top.Error{Kind: top.Kind(t.Error), Message: t.Message}
 }
+
+// Due says whether a claim should be made now (T2), of a channel that owes so much
+// and was claimed last at a time; its deadline is D.
+func Due(ch api.Channel, owed top.Amount, last, now time.Time, d time.Duration) bool {
+	switch {
+	case !ch.Exists || owed <= ch.Paid:
+		return false
+	case ch.Closing || ch.Expiry.Before(now.Add(3*d)):
+		return true
+	}
+	return now.Sub(last) >= Every
+}
+
+// Every is how often what is owed is claimed while nothing presses.
+const Every = time.Hour
