@@ -105,7 +105,7 @@ func (n *localnet) got(who, id string, sum top.ID) {
 func TestFaultKillInTheMiddleOfAFile(t *testing.T) {
 	n := start(t)
 	for round := range rounds(t) {
-		for _, who := range []string{"relay1", "bob", "alice", "alice's wallet"} {
+		for _, who := range []string{"relay1", "bob", "alice", "alice's wallet", "alice's chain", "relay1's chain"} {
 			t.Run(fmt.Sprintf("%s %d", who, round), func(t *testing.T) {
 				id := strings.NewReplacer(" ", "-", "'", "").Replace(fmt.Sprintf("%s-%d", who, round))
 				path, sum := file(t, fileSize)
@@ -114,11 +114,15 @@ func TestFaultKillInTheMiddleOfAFile(t *testing.T) {
 					m, err := n.relay("alice").Message(t.Context(), id)
 					return err == nil && (m.Done > 0 || m.State != "queued")
 				})
-				if who == "alice's wallet" {
-					n.kill(n.home("alice").Path("wallet", "lock"))
-					n.agent("alice")
-				} else {
-					n.restart(who)
+				switch of, daemon, _ := strings.Cut(who, "'s "); daemon {
+				case "wallet":
+					n.kill(n.home(of).Path("wallet", "lock"))
+					n.agent(of)
+				case "chain":
+					n.kill(n.home(of).Path("chain", "lock"))
+					n.serve(of, "top-chain", "serve")
+				default:
+					n.restart(of)
 				}
 				n.got("bob", id, sum)
 				n.run("alice", "top-relay", "send", "--to", "bob", "--id", id, "--wait", "delivered", "--timeout", "50s", path)
@@ -240,12 +244,13 @@ func TestFaultRelayGoneForGood(t *testing.T) {
 	}
 }
 
-// A relay whose disk is full stops with the remedy; messages go by the other, and
-// it comes back when there is room again.
+// A relay whose disk is full stops with the remedy; what it held and what comes
+// goes by the other, and it comes back when there is room again.
 func TestFaultDiskFullUnderARelay(t *testing.T) {
 	n := start(t)
-	args := n.relayArgs("relay1")
+	args, bobs := n.relayArgs("relay1"), n.relayArgs("bob")
 	for round := range rounds(t) {
+		n.kill(n.relayLock("bob")) // so that relays write
 		n.kill(n.relayLock("relay1"))
 		var stderr bytes.Buffer
 		cmd := n.limited("relay1", 512, append([]string{"top-relay"}, args...)...)
@@ -255,12 +260,28 @@ func TestFaultDiskFullUnderARelay(t *testing.T) {
 		}
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
-		id := fmt.Sprintf("full-%d", round)
-		path, sum := file(t, 3<<20)
-		n.run("alice", "top-relay", "send", "--to", "bob", "--id", id, "--wait", "delivered", "--timeout", "50s", path)
-		n.got("bob", id, sum)
-		if err := <-ended; exitCode(err) != 1 || !strings.Contains(stderr.String(), "free some space") {
+		var sums []top.ID
+		var err error
+		id := func(i int) string { return fmt.Sprintf("full-%d-%d", round, i) }
+		for over := false; !over; {
+			path, sum := file(t, 3<<20)
+			n.run("alice", "top-relay", "send", "--to", "bob", "--id", id(len(sums)), "--wait", "stored", "--timeout", "50s", path)
+			select {
+			case err = <-ended:
+				over = true
+			default:
+				if over = len(sums) == 50; over {
+					t.Fatal("the relay takes what its disk cannot")
+				}
+			}
+			sums = append(sums, sum)
+		}
+		if exitCode(err) != 1 || !strings.Contains(stderr.String(), "free some space") {
 			t.Errorf("a relay with a full disk: %v, %s", err, stderr.String())
+		}
+		n.serve("bob", "top-relay", bobs...)
+		for i, sum := range sums {
+			n.got("bob", id(i), sum)
 		}
 		n.serve("relay1", "top-relay", args...)
 	}

@@ -44,7 +44,7 @@ type agent struct {
 	group *errgroup.Group
 
 	opening  sync.Mutex // held while a channel is opened
-	receipts *home.Log
+	receipts *receiptLog
 
 	mu       sync.Mutex
 	news     chan struct{} // closed at every change, and made anew
@@ -112,7 +112,7 @@ func (a *agent) path(parts ...string) string {
 // run sends and receives until ctx ends.
 func (a *agent) run(ctx context.Context) error {
 	a.group, a.ctx = errgroup.WithContext(ctx)
-	defer a.receipts.Close()
+	defer a.receipts.close()
 	if err := a.relink(); err != nil {
 		return err
 	}

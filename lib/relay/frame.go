@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"top/lib/top"
 	"top/lib/wire"
@@ -55,7 +56,12 @@ type stream struct {
 	done chan struct{}
 	once sync.Once
 	err  error
+
+	written atomic.Int64 // bytes that the other end, or the line, took
 }
+
+// step is how much is written at a time, so that a slow line shows progress.
+const step = 64 << 10
 
 // newStream takes a connection over. Its writer ends with close.
 func newStream(conn net.Conn) *stream {
@@ -88,8 +94,11 @@ func (s *stream) write() {
 		select {
 		case b := <-s.out:
 			_, err := w.Write(b[0])
-			if err == nil {
-				_, err = w.Write(b[1])
+			for body := b[1]; err == nil && len(body) > 0; {
+				var n int
+				n, err = w.Write(body[:min(step, len(body))])
+				body = body[n:]
+				s.written.Add(int64(n))
 			}
 			if err != nil {
 				s.close(err)

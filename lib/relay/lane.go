@@ -22,7 +22,7 @@ import (
 const (
 	laneLasts  = 60 * 24 * time.Hour // how long a channel is opened for
 	laneWait   = 20 * time.Second    // until a channel is open
-	storeWait  = 15 * time.Second    // a relay that stores nothing of what it was sent for so long is left
+	storeWait  = 15 * time.Second    // a relay that takes and stores nothing of what is sent for so long is left
 	aheadUnits = 512                 // set aside before messages need it, at most a sixteenth of the cap
 )
 
@@ -39,7 +39,8 @@ type lane struct {
 	sender *delivery.Sender
 	s      *stream      // the connection on which the relay agreed to the ticket; nil while there is none
 	queue  []*outParcel // placed and to be sent on s, in the order of their places
-	sent   time.Time    // when the relay last showed that it stores, or had nothing to
+	sent   time.Time    // when the relay last showed that it stores, took some of it, or had nothing to
+	took   int64        // of s, then
 	broken error
 	known  map[string]ackState // by recipient and device
 	signs  bool                // a voucher is being signed

@@ -73,7 +73,11 @@ func TestARelayThatStoresNothingIsLeft(t *testing.T) {
 		}
 		return false
 	})
-	alice.later.Store(int64(storeWait + time.Second))
+	alice.until("with the other", func() bool {
+		alice.later.Add(int64(storeWait / 8))
+		m := alice.box("sent")[1]
+		return m.Relay != nil && *m.Relay == r2.id()
+	})
 	m := alice.sent(bob, "one", "", "delivered")
 	r1.d.provider.mu.Unlock()
 	if *m.Relay != r2.id() {

@@ -163,7 +163,10 @@ func (l *link) show(ctx context.Context, challenge []byte) error {
 // read takes what the relay says.
 func (l *link) read(ctx context.Context, s *stream) error {
 	in := l.a.newIntake(l, s)
-	defer in.abandon()
+	defer func() {
+		s.close(nil) // nothing that is under way waits for it any more
+		in.abandon()
+	}()
 	for {
 		kind, body, err := s.next()
 		if err != nil {

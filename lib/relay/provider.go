@@ -40,7 +40,7 @@ type provider struct {
 	log      *slog.Logger
 	now      func() time.Time
 	quota    int64
-	receipts *home.Log
+	receipts *receiptLog
 	logs     string // folder of the sessions' logs
 
 	mu      sync.Mutex
@@ -114,7 +114,7 @@ func newProvider(ctx context.Context, d *Daemon) (*provider, error) {
 
 // run commits, sweeps and makes receipts until ctx ends; then once more.
 func (p *provider) run(ctx context.Context) error {
-	defer p.receipts.Close()
+	defer p.receipts.close()
 	sweep, say, ask := time.NewTicker(sweepEvery), time.NewTicker(receiptEvery), time.NewTicker(offerEvery)
 	defer sweep.Stop()
 	defer say.Stop()

@@ -116,6 +116,9 @@ func (n *lane) giveBack(s *stream, why error) {
 func (n *lane) stuck(now time.Time) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.s != nil && n.s.written.Load() != n.took {
+		n.took, n.sent = n.s.written.Load(), now
+	}
 	return n.broken != nil || n.s != nil && now.Sub(n.sent) > storeWait
 }
 

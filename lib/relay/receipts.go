@@ -3,9 +3,12 @@ package relay
 import (
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"top/lib/home"
 	"top/lib/receipt"
@@ -14,18 +17,66 @@ import (
 	"top/lib/wire"
 )
 
-// compactAt is the size from which a file of receipts is cut to the newest of each
-// session when a daemon starts.
+// compactAt is by how much a file of receipts may grow before it is cut to the
+// newest of each session.
 const compactAt = 4 << 20
 
+// A receiptLog is a file of receipts that stays short.
+type receiptLog struct {
+	path string
+
+	mu   sync.Mutex
+	log  *home.Log
+	grew int64 // bytes since it was cut
+}
+
 // openReceipts opens a log of receipts.
-func openReceipts(path string) (*home.Log, error) {
-	if st, err := os.Stat(path); err == nil && st.Size() > compactAt {
-		if err := compactReceipts(path); err != nil {
-			return nil, err
-		}
+func openReceipts(path string) (*receiptLog, error) {
+	l := &receiptLog{path: path}
+	st, err := os.Stat(path)
+	if err == nil && st.Size() > compactAt {
+		err = compactReceipts(path)
 	}
-	return home.OpenLog(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l.log, err = home.OpenLog(path)
+	return l, err
+}
+
+// add appends receipts and syncs them.
+func (l *receiptLog) add(all ...receipt.Receipt) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range all {
+		line, err := json.Marshal(r.Record())
+		if err != nil {
+			return fmt.Errorf("receipt: %w", err)
+		}
+		if err := l.log.Append(line); err != nil {
+			return err
+		}
+		l.grew += int64(len(line))
+	}
+	if err := l.log.Sync(); err != nil || l.grew < compactAt {
+		return err
+	}
+	if err := compactReceipts(l.path); err != nil {
+		return err
+	}
+	next, err := home.OpenLog(l.path)
+	if err != nil {
+		return err
+	}
+	l.log.Close()
+	l.log, l.grew = next, 0
+	return nil
+}
+
+func (l *receiptLog) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.log.Close()
 }
 
 func compactReceipts(path string) error {
@@ -131,7 +182,7 @@ func openLog(path string, entries uint64) (*home.Log, error) {
 func (p *provider) sayReceipts() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	wrote := false
+	var all []receipt.Receipt
 	for _, c := range p.carries {
 		if !c.unsaid {
 			continue
@@ -145,20 +196,13 @@ func (p *provider) sayReceipts() error {
 		if err := r.Sign(p.node.Signer()); err != nil {
 			return err
 		}
-		line, err := json.Marshal(r.Record())
-		if err != nil {
-			return fmt.Errorf("receipt: %w", err)
-		}
-		if err := p.receipts.Append(line); err != nil {
-			return err
-		}
-		wrote = true
+		all = append(all, r)
 		if c.sender != nil {
 			c.sender.try(fReceipt, r.Encode())
 		}
 	}
-	if wrote {
-		return p.receipts.Sync()
+	if len(all) == 0 {
+		return nil
 	}
-	return nil
+	return p.receipts.add(all...)
 }

@@ -3,9 +3,11 @@ package relay
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +16,9 @@ import (
 
 	"top/lib/api"
 	"top/lib/envelope"
+	"top/lib/home"
 	"top/lib/keys"
+	"top/lib/receipt"
 	"top/lib/session"
 	"top/lib/top"
 	"top/lib/wire"
@@ -500,4 +504,48 @@ func TestV1_NoEnvelopeBeforeItsVoucher(t *testing.T) {
 	if n := alice.warnings.Load(); n > 0 {
 		t.Errorf("%d warnings: the relay refused something", n)
 	}
+}
+
+// A file of receipts stays short while it is written, and keeps the newest of each
+// session.
+func TestReceiptsStayShort(t *testing.T) {
+	w := newWorld(t)
+	r := w.relay("r")
+	bob, alice, carol := w.user("bob", r), w.user("alice", r), w.user("carol", r)
+	alice.sent(bob, "one", "text", "delivered")
+	carol.sent(bob, "one", "text", "delivered")
+	p := r.d.provider
+	newest := func() map[top.SessionID]string {
+		all := map[top.SessionID]string{}
+		must(t, home.EachLine(p.receipts.path, func(line []byte) error {
+			var rec receipt.Record
+			must(t, json.Unmarshal(line, &rec))
+			all[rec.Session] = string(line)
+			return nil
+		}))
+		return all
+	}
+	r.until("two receipts", func() bool { return len(newest()) == 2 })
+	want := newest()
+	for range 3 {
+		p.receipts.mu.Lock()
+		p.receipts.grew = compactAt
+		p.receipts.mu.Unlock()
+		p.mu.Lock()
+		for _, c := range p.carries {
+			c.unsaid = true
+		}
+		p.mu.Unlock()
+		must(t, p.sayReceipts())
+	}
+	if got := newest(); !maps.Equal(got, want) {
+		t.Errorf("%v, before %v", got, want)
+	}
+	n := 0
+	must(t, home.EachLine(p.receipts.path, func([]byte) error { n++; return nil }))
+	if n != 2 {
+		t.Errorf("%d lines", n)
+	}
+	alice.sent(bob, "two", "text", "delivered")
+	r.until("a newer receipt", func() bool { return !maps.Equal(newest(), want) })
 }

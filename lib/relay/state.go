@@ -3,7 +3,6 @@ package relay
 import (
 	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"os"
 	"slices"
@@ -352,14 +351,7 @@ func (a *agent) receipted(body []byte) error {
 	if r.Claim.Voucher.Seq > v.Seq {
 		return top.Errorf(top.Denied, "a receipt on a voucher that we did not sign")
 	}
-	line, err := json.Marshal(r.Record())
-	if err != nil {
-		return err
-	}
-	if err := a.receipts.Append(line); err != nil {
-		return err
-	}
-	return a.receipts.Sync()
+	return a.receipts.add(r)
 }
 
 // deviceName is a device as people see it.
