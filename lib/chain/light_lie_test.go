@@ -886,7 +886,7 @@ func (s *sourceOf) lightBlock(_ context.Context, h top.Height, _ time.Duration) 
 }
 
 func TestAnOldHeadIsStale(t *testing.T) {
-	for age, stale := range map[time.Duration]bool{30 * time.Second: false, 30*time.Second + staleAfter: true} {
+	for age, stale := range map[time.Duration]bool{30 * time.Second: false, 32*time.Second + staleAfter: true} {
 		w := newWorldOf(t, age).growTo(1)
 		l := w.lightOf(&liar{world: w})
 		l.settled(t, 1)
