@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,11 +75,15 @@ func BenchmarkMessage(b *testing.B) {
 	bob, alice := w.user("bob", r), w.user("alice", r)
 	bob.knows(alice)
 	alice.deliver(bob, "first", false, strings.NewReader("hello"))
-	n := 0
+	var took []time.Duration
 	for b.Loop() {
-		n++
-		alice.deliver(bob, fmt.Sprintf("m-%d", n), false, strings.NewReader("hello"))
+		at := time.Now()
+		alice.deliver(bob, fmt.Sprintf("m-%d", len(took)), false, strings.NewReader("hello"))
+		took = append(took, time.Since(at))
 	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "ms-p50")
+	b.ReportMetric(float64(took[len(took)*95/100].Microseconds())/1000, "ms-p95")
 }
 
 // A relay that holds 100 messages for each of 10,000 people who are offline: how
