@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -260,6 +261,10 @@ func TestFaultDiskFullUnderARelay(t *testing.T) {
 		}
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
+		n.eventually("alice sees the relay, or its end", func() bool {
+			s, err := n.relay("alice").Status(t.Context())
+			return len(ended) > 0 || err == nil && slices.ContainsFunc(s.Relays, func(l api.RelayLink) bool { return l.Name == "relay1" && l.Connected })
+		})
 		var sums []top.ID
 		var err error
 		id := func(i int) string { return fmt.Sprintf("full-%d-%d", round, i) }

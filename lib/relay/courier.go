@@ -31,7 +31,6 @@ type courier struct {
 	mu    sync.Mutex
 	msgs  []*outMessage // not sealed yet
 	ready []*outParcel  // sealed, to be placed
-	avoid top.NodeID    // the relay that failed last
 	kick  chan struct{}
 }
 
@@ -66,14 +65,12 @@ func (c *courier) add(all []*outMessage) {
 	c.wake()
 }
 
-// again queues parcels that have to be placed anew, not at the relay to avoid if
-// there is another.
-func (c *courier) again(all []*outParcel, avoid top.NodeID) {
+// again queues parcels that have to be placed anew.
+func (c *courier) again(all []*outParcel) {
 	c.mu.Lock()
 	c.ready = append(c.ready, all...)
 	slices.SortFunc(c.ready, func(x, y *outParcel) int { return int(int64(x.Seq) - int64(y.Seq)) })
 	c.ready = slices.CompactFunc(c.ready, func(x, y *outParcel) bool { return x.Seq == y.Seq })
-	c.avoid = avoid
 	c.mu.Unlock()
 	c.wake()
 }
@@ -117,10 +114,9 @@ func (c *courier) step(ctx context.Context) (bool, error) {
 	c.a.mu.Unlock()
 	parcels := slices.Clone(c.ready[:min(len(c.ready), placeBatch)])
 	msgs := c.next()
-	avoid := c.avoid
 	c.mu.Unlock()
 	if len(parcels) > 0 {
-		return true, c.place(ctx, parcels, avoid)
+		return true, c.place(ctx, parcels)
 	}
 	if len(msgs) > 0 {
 		return true, c.seal(ctx, msgs)

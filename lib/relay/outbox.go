@@ -447,7 +447,7 @@ func (a *agent) resume() {
 	slices.SortFunc(msgs, func(x, y *outMessage) int { return cmp.Compare(x.Seq, y.Seq) })
 	slices.SortFunc(parcels, func(x, y *outParcel) int { return cmp.Compare(x.Seq, y.Seq) })
 	for _, p := range parcels {
-		a.courier(p.To).again([]*outParcel{p}, top.NodeID{})
+		a.courier(p.To).again([]*outParcel{p})
 	}
 	for _, m := range msgs {
 		a.courier(m.To).add([]*outMessage{m})

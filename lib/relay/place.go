@@ -16,7 +16,8 @@ import (
 	"top/lib/top"
 )
 
-// pick is a relay of the recipient's that answers, in the order of its record.
+// pick is a relay of the recipient's that answers, in the order of its record; the
+// one to avoid comes last.
 func (c *courier) pick(ctx context.Context, avoid top.NodeID) (*link, error) {
 	rec, err := c.a.lookup(ctx, c.to)
 	if err != nil {
@@ -69,12 +70,15 @@ func tier(o api.Offer, now, expiry uint64) (uint32, error) {
 
 // place gives parcels their places on a channel, makes that durable, and has them
 // sent there.
-func (c *courier) place(ctx context.Context, parcels []*outParcel, avoid top.NodeID) error {
+func (c *courier) place(ctx context.Context, parcels []*outParcel) error {
 	a := c.a
 	if err := c.space(ctx); err != nil {
 		return err
 	}
-	l, err := c.pick(ctx, avoid)
+	c.a.mu.Lock()
+	failed := parcels[0].Node // a parcel that had a place and waits again lost it there
+	c.a.mu.Unlock()
+	l, err := c.pick(ctx, failed)
 	if err != nil {
 		return err
 	}

@@ -107,7 +107,7 @@ func (n *lane) giveBack(s *stream, why error) {
 		to[p.To] = append(to[p.To], p)
 	}
 	for _, of := range to {
-		a.requeue(of, n.l.node)
+		a.requeue(of)
 	}
 }
 

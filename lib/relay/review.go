@@ -98,13 +98,14 @@ func (a *agent) relocate(node top.NodeID, all []*outParcel) {
 		}
 		a.mu.Unlock()
 		if other {
-			a.requeue(ps, node)
+			a.requeue(ps)
 		}
 	}
 }
 
-// requeue has parcels placed anew, at another relay if there is one.
-func (a *agent) requeue(all []*outParcel, avoid top.NodeID) {
+// requeue has parcels placed anew, at another relay than the one they were at if there
+// is one.
+func (a *agent) requeue(all []*outParcel) {
 	if len(all) == 0 {
 		return
 	}
@@ -124,7 +125,7 @@ func (a *agent) requeue(all []*outParcel, avoid top.NodeID) {
 	if err != nil {
 		a.log.Error("requeue", "err", err)
 	}
-	a.courier(all[0].To).again(fresh, avoid)
+	a.courier(all[0].To).again(fresh)
 }
 
 // unsent is what lies on a lane and the relay did not take, in the order of its

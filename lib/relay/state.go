@@ -303,7 +303,7 @@ func (a *agent) faulted(l *link, body []byte) error {
 		a.fail(nil, []*outParcel{p}, why.err)
 		return nil
 	}
-	a.requeue([]*outParcel{p}, l.node)
+	a.requeue([]*outParcel{p})
 	return nil
 }
 
