@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"runtime/debug"
 	"time"
 
 	"top/lib/chain"
@@ -67,8 +68,18 @@ func serve(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
+	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(gcMemory)
 	return n.Run(ctx)
 }
+
+// A node may grow to several times what it holds before garbage is collected, while
+// it is small (GOGC and GOMEMLIMIT of package runtime): a tenth of a saturated
+// validator's time otherwise.
+const (
+	gcPercent = 400
+	gcMemory  = 512 << 20 // bytes
+)
 
 func serveLight(ctx context.Context, c *tool.Call, dir home.Dir, join chain.Join) error {
 	l, err := chain.NewLight(chain.LightConfig{

@@ -11,6 +11,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/ledger"
+	"top/lib/pool"
 	"top/lib/top"
 )
 
@@ -19,12 +20,14 @@ import (
 type app struct {
 	abci.BaseApplication
 	chain top.ChainID
-	index index
+	index *index
 	snaps string // folder of snapshots
 	fault *fault
 	log   *slog.Logger
 
-	seen seenSet // transactions whose signature was found good
+	pool   *pool.Pool
+	hand   func([]byte) error // gives a bundle to CometBFT; set before it starts
+	gossip *gossip            // nil while nothing is told to peers
 
 	saving sync.WaitGroup // snapshots under way
 
@@ -34,11 +37,10 @@ type app struct {
 	applied top.Height    // last block applied to state
 	final   top.Height    // last block committed: applied, or one less for a moment
 	head    api.Header    // of the last block begun; its Root is the state before it
-	rows    []row         // of the block applied and not yet committed
-	entries []entry
-	changed chan struct{}       // closed and replaced at every commit
-	readers []*reader           // wait for a header that proves the state
-	pending map[top.ID]struct{} // in the pool, as far as this node knows
+	block   blockRows     // applied and not yet committed
+	changed chan struct{} // closed and replaced at every commit
+	readers []*reader     // wait for a header that proves the state
+	bundles []top.ID      // of the block applied and not yet committed
 	// the snapshot on disk or under way
 	savedAt    top.Height
 	savedBytes int // bytes of transactions applied since
@@ -55,21 +57,16 @@ type reader struct {
 // maxReaders bounds those that wait for one block.
 const maxReaders = 1024
 
-func newApp(chain top.ChainID, x index, snaps string, f *fault, log *slog.Logger) *app {
-	return &app{
-		chain: chain, index: x, snaps: snaps, fault: f, log: log,
-		changed: make(chan struct{}), pending: map[top.ID]struct{}{},
-	}
+func newApp(chain top.ChainID, x *index, snaps string, f *fault, log *slog.Logger) *app {
+	a := &app{chain: chain, index: x, snaps: snaps, fault: f, log: log, changed: make(chan struct{})}
+	a.pool = pool.New(pool.Config{Chain: chain, Admit: a.admit, Hand: func(b []byte) error { return a.hand(b) }, Spread: a.spread, Log: log})
+	return a
 }
 
 // load takes the newest snapshot that checks and that the index has reached.
 // Without one CometBFT replays the chain from its genesis.
 func (a *app) load() error {
-	limit, err := a.index.height()
-	if err != nil {
-		return fmt.Errorf("open index: %w", err)
-	}
-	height, state, skipped, err := loadSnapshot(a.snaps, limit)
+	height, state, skipped, err := loadSnapshot(a.snaps, a.index.height())
 	for _, s := range skipped {
 		a.log.Warn("snapshot passed over", "err", s)
 	}
@@ -109,7 +106,7 @@ func (a *app) InitChain(_ context.Context, q *abci.RequestInitChain) (*abci.Resp
 	if q.ChainId != a.chain.String() || g.Params.Chain != a.chain {
 		return nil, fmt.Errorf("genesis of chain %s for chain %s: %w", q.ChainId, a.chain, top.ErrInvalid)
 	}
-	if err := a.index.add(0, nil, genesisEntries(g), true); err != nil {
+	if err := a.index.add(0, blockRows{timeMs: g.Time * 1000, entries: genesisEntries(g)}, true); err != nil {
 		return nil, err
 	}
 	a.mu.Lock()
@@ -118,88 +115,45 @@ func (a *app) InitChain(_ context.Context, q *abci.RequestInitChain) (*abci.Resp
 	return &abci.ResponseInitChain{AppHash: a.root[:]}, nil
 }
 
-// CheckTx says whether a transaction may enter or stay in the pool.
+// spread tells the peers of a bundle.
+func (a *app) spread(id top.ID, own bool) {
+	if a.gossip != nil {
+		a.gossip.spread(id, own)
+	}
+}
+
+// CheckTx says whether a bundle may wait for a block: one that the pool checked.
 func (a *app) CheckTx(_ context.Context, q *abci.RequestCheckTx) (*abci.ResponseCheckTx, error) {
-	id := ledger.ID(q.Tx)
-	err := a.check(id, q.Tx)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err != nil {
-		delete(a.pending, id)
+	if err := a.pool.Check(q.Tx); err != nil {
 		k := top.KindOf(err)
 		return &abci.ResponseCheckTx{Code: uint32(k.Exit()), Codespace: string(k), Log: err.Error()}, nil
 	}
-	if len(a.pending) > 2*poolTxs {
-		clear(a.pending) // a hint only: it says what a full pool holds already
-	}
-	a.pending[id] = struct{}{}
 	return &abci.ResponseCheckTx{}, nil
 }
 
-func (a *app) check(id top.ID, raw []byte) error {
-	t, err := a.decode(raw)
-	if err != nil {
-		return err
-	}
-	if !a.seen.has(id) {
-		if err := t.Verify(); err != nil {
-			return err
-		}
-		a.seen.add(id)
-	}
+// admit is what the state says of transactions that are to wait, for pool.Config.
+func (a *app) admit(all []ledger.Signed, sizes []int) ([]error, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state == nil {
-		return top.Errorf(top.Busy, "the node is still starting")
+		return nil, top.Errorf(top.Busy, "the node is still starting")
 	}
-	return a.state.Admit(t, len(raw))
-}
-
-// decode checks what needs neither state nor a signature check.
-func (a *app) decode(raw []byte) (*ledger.Tx, error) {
-	if len(raw) > maxTx {
-		return nil, fmt.Errorf("transaction: %d bytes, at most %d: %w", len(raw), maxTx, top.ErrInvalid)
+	errs := make([]error, len(all))
+	for i, s := range all {
+		errs[i] = a.state.Admit(s.Tx, sizes[i])
 	}
-	t, err := ledger.Decode(raw)
-	if err != nil {
-		return nil, err
-	}
-	if t.Chain != a.chain {
-		return nil, fmt.Errorf("the transaction is for chain %s, this is %s: %w", t.Chain, a.chain, top.ErrDenied)
-	}
-	return t, nil
+	return errs, nil
 }
 
 // ProcessProposal refuses a block only for what any node finds wrong without
 // the state: bytes, size, chain and signatures (C3). Nonces, balances and
 // expiries are judged when the block is applied.
 func (a *app) ProcessProposal(_ context.Context, q *abci.RequestProcessProposal) (*abci.ResponseProcessProposal, error) {
-	if err := a.stateless(q.Txs); err != nil {
+	if err := a.pool.Proposed(q.Txs); err != nil {
 		a.log.Warn("proposal refused", "height", q.Height, "err", err)
 		return &abci.ResponseProcessProposal{Status: abci.ResponseProcessProposal_REJECT}, nil
 	}
 	return &abci.ResponseProcessProposal{Status: abci.ResponseProcessProposal_ACCEPT}, nil
-}
-
-func (a *app) stateless(txs [][]byte) error {
-	var unseen []*ledger.Tx
-	var ids []top.ID
-	for i, raw := range txs {
-		t, err := a.decode(raw)
-		if err != nil {
-			return fmt.Errorf("transaction %d: %w", i, err)
-		}
-		if id := ledger.ID(raw); !a.seen.has(id) {
-			unseen, ids = append(unseen, t), append(ids, id)
-		}
-	}
-	for i, err := range ledger.VerifyBatch(unseen) {
-		if err != nil {
-			return fmt.Errorf("transaction %s: %w", ids[i].Short(), err)
-		}
-		a.seen.add(ids[i])
-	}
-	return nil
 }
 
 // FinalizeBlock applies a block that the validators agreed on. Before it does,
@@ -213,55 +167,43 @@ func (a *app) FinalizeBlock(_ context.Context, q *abci.RequestFinalizeBlock) (*a
 	}
 	a.answerReaders()
 	ms := uint64(q.Time.UnixMilli())
-	a.rows, a.entries = nil, nil
-	a.entries = append(a.entries, unlockEntries(a.state.Begin(top.Height(q.Height), ms), a.head)...)
-	results := make([]*abci.ExecTxResult, len(q.Txs))
-	txs, errs := a.decodeAll(q.Txs)
-	for i, raw := range q.Txs {
-		if i%ledger.WarmTxs == 0 {
-			a.state.Warm(txs[i:min(i+ledger.WarmTxs, len(txs))])
-		}
-		r := a.apply(raw, txs[i], errs[i])
-		a.rows = append(a.rows, r)
-		results[i] = r.Outcome.result()
-		results[i].Log, results[i].Codespace = r.Message, r.Error
+	a.block, a.bundles = blockRows{timeMs: ms}, nil
+	a.block.entries = unlockEntries(a.state.Begin(top.Height(q.Height), ms), a.head)
+	var leaves leafList
+	for _, raw := range q.Txs {
+		id, b, err := a.pool.Open(raw)
+		a.bundles = append(a.bundles, id)
 		a.savedBytes += len(raw)
+		if err != nil {
+			// Two thirds of the validators let it pass: nothing of it is carried out,
+			// on any node.
+			a.log.Warn("bundle in a block cannot be read", "height", q.Height, "err", err)
+			continue
+		}
+		for i, s := range b {
+			if i%ledger.WarmTxs == 0 {
+				a.state.Warm(b[i:min(i+ledger.WarmTxs, len(b))])
+			}
+			r := a.apply(s)
+			a.block.rows = append(a.block.rows, r)
+			leaves.add(r.ID, r.Outcome)
+		}
 	}
 	a.root = a.state.Root()
 	a.applied = top.Height(q.Height)
-	return &abci.ResponseFinalizeBlock{TxResults: results, AppHash: a.root[:]}, nil
-}
-
-// decodeAll reads the transactions of a block. One that cannot be read is a
-// transaction of nothing, and its error.
-func (a *app) decodeAll(raws [][]byte) ([]*ledger.Tx, []error) {
-	txs, errs := make([]*ledger.Tx, len(raws)), make([]error, len(raws))
-	for i, raw := range raws {
-		if txs[i], errs[i] = a.decode(raw); errs[i] != nil {
-			txs[i] = new(ledger.Tx)
-		}
-	}
-	return txs, errs
+	return &abci.ResponseFinalizeBlock{TxResults: results(len(q.Txs), leaves.all), AppHash: a.root[:]}, nil
 }
 
 // apply carries out one transaction of the block.
-func (a *app) apply(raw []byte, t *ledger.Tx, err error) row {
-	id := ledger.ID(raw)
-	delete(a.pending, id)
-	if err != nil {
-		// Two thirds of the validators let it pass: all the same it must have
-		// one result on every node.
-		k := top.KindOf(err)
-		return row{ID: id, Outcome: Outcome{Code: uint32(k.Exit())}, Error: string(k), Message: err.Error(), Size: uint32(len(raw))}
-	}
-	r := a.state.Apply(t, len(raw))
+func (a *app) apply(s ledger.Signed) row {
+	r := a.state.Apply(s.Tx, len(s.Raw))
 	w := row{
-		ID: id, Kind: t.Body.Kind().String(), Error: string(r.Kind), Message: r.Message, Size: uint32(len(raw)),
+		ID: s.ID, Kind: s.Body.Kind().String(), Error: string(r.Kind), Message: r.Message, Size: uint32(len(s.Raw)),
 		Outcome: Outcome{Code: r.Code, Fee: r.Fee, Free: r.Free, Paid: r.Paid, Channel: r.Channel},
 	}
-	if int(t.From) < a.state.Accounts() {
-		w.From = a.state.Account(t.From).Key
-		a.entries = append(a.entries, txEntries(w, t.From, r.Moves, a.head)...)
+	if int(s.From) < a.state.Accounts() {
+		w.From = a.state.Account(s.From).Key
+		w.entries, w.credits = txEntries(w, s.From, r.Moves, a.head)
 	}
 	return w
 }
@@ -270,10 +212,15 @@ func (a *app) apply(raw []byte, t *ledger.Tx, err error) row {
 func (a *app) Commit(context.Context, *abci.RequestCommit) (*abci.ResponseCommit, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.index.add(a.applied, a.rows, a.entries, false); err != nil {
+	if err := a.index.add(a.applied, a.block, false); err != nil {
 		return nil, err
 	}
-	a.rows, a.entries = nil, nil
+	ids, codes := make([]top.ID, len(a.block.rows)), make([]uint32, len(a.block.rows))
+	for i, r := range a.block.rows {
+		ids[i], codes[i] = r.ID, r.Outcome.Code
+	}
+	a.pool.Final(a.applied, a.bundles, ids, codes)
+	a.block, a.bundles = blockRows{}, nil
 	a.final = a.applied
 	close(a.changed)
 	a.changed = make(chan struct{})
@@ -314,32 +261,6 @@ func (a *app) close() {
 	}
 	a.mu.Unlock()
 	a.saving.Wait()
-}
-
-// seenSet remembers transactions whose signature was found good, so that none
-// is checked twice by one node. It forgets the older half when it is full.
-type seenSet struct {
-	mu       sync.Mutex
-	new, old map[top.ID]struct{}
-}
-
-const maxSeen = 1 << 16
-
-func (s *seenSet) has(id top.ID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, n := s.new[id]
-	_, o := s.old[id]
-	return n || o
-}
-
-func (s *seenSet) add(id top.ID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.new == nil || len(s.new) >= maxSeen {
-		s.old, s.new = s.new, make(map[top.ID]struct{})
-	}
-	s.new[id] = struct{}{}
 }
 
 // resume takes the last header that is final from CometBFT's store, once what

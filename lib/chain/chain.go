@@ -30,6 +30,7 @@ import (
 
 	"github.com/cometbft/cometbft/config"
 	"github.com/cometbft/cometbft/node"
+	"github.com/cometbft/cometbft/p2p"
 	"github.com/cometbft/cometbft/proxy"
 	sm "github.com/cometbft/cometbft/state"
 	"github.com/cometbft/cometbft/types"
@@ -70,7 +71,7 @@ type Node struct {
 	release func()
 	server  *sock.Server
 	app     *app
-	index   index
+	index   *index
 	start   time.Time
 	host    *mesh.Host // nil when light clients are not answered
 
@@ -190,6 +191,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	})
 	g.Go(func() error { return n.dial(ctx, n.comet.Switch()) })
 	g.Go(func() error { return n.watchSpace(ctx) })
+	g.Go(func() error {
+		n.app.pool.Run(ctx)
+		return nil
+	})
 	g.Go(func() error { return n.server.Run(ctx) })
 	if n.host != nil {
 		g.Go(func() error { return n.server.ServePublic(ctx, n.host.Listen(Protocol)) })
@@ -242,8 +247,13 @@ func (n *Node) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.index = index{db}
+	if n.index, err = openIndex(db); err != nil {
+		return err
+	}
+	n.index.raw = n.rawAt
 	n.app = newApp(n.genesis.Chain, n.index, n.files.state(), n.fault, n.cfg.Log)
+	n.app.hand = n.hand
+	n.app.gossip = newGossip(n.app.pool, n.cfg.Log)
 	if err := n.app.load(); err != nil {
 		return err
 	}
@@ -258,7 +268,8 @@ func (n *Node) begin(ctx context.Context) error {
 	n.comet, err = node.NewNodeWithContext(ctx, cfg, signer, n.peerKey(),
 		proxy.NewConnSyncLocalClientCreator(n.app),
 		func() (*types.GenesisDoc, error) { return n.genesis.Doc, nil },
-		n.provide, node.DefaultMetricsProvider(cfg.Instrumentation), cometLog{n.cfg.Log, n.fault})
+		n.provide, node.DefaultMetricsProvider(cfg.Instrumentation), cometLog{n.cfg.Log, n.fault},
+		node.CustomReactors(map[string]p2p.Reactor{"MEMPOOL": n.app.gossip}))
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
@@ -348,7 +359,7 @@ func (n *Node) metrics(w io.Writer) {
 	h := n.app.lastHead()
 	fmt.Fprintf(w, "# TYPE top_chain_height gauge\ntop_chain_height %d\n", h.Height)
 	fmt.Fprintf(w, "# TYPE top_chain_peers gauge\ntop_chain_peers %d\n", n.comet.Switch().Peers().Size())
-	fmt.Fprintf(w, "# TYPE top_chain_pending gauge\ntop_chain_pending %d\n", n.comet.Mempool().Size())
+	fmt.Fprintf(w, "# TYPE top_chain_pending gauge\ntop_chain_pending %d\n", n.app.pool.Waiting())
 }
 
 // lastHead is the last header that is final.

@@ -16,17 +16,17 @@ import (
 	"github.com/cometbft/cometbft/p2p"
 	"github.com/cometbft/cometbft/privval"
 
+	"top/lib/ledger"
 	"top/lib/top"
 )
 
-// The limits of a block and of the pool. docs/decisions/0002-flood-mempool-first.md.
+// The limits of a block and of the pool. docs/decisions/0010-bundles.md.
 const (
-	maxTx        = 1 << 20  // bytes of one transaction
 	maxBlock     = 4 << 20  // bytes of one block; larger ones are slower (economy.md)
-	poolTxs      = 10_000   // transactions that wait
+	poolBundles  = 4_000    // bundles that wait
 	poolBytes    = 64 << 20 // bytes that wait
-	seenTxs      = 50_000   // ids that the pool remembers
-	commitPause  = 50 * time.Millisecond
+	seenBundles  = 20_000   // ids that the pool remembers
+	commitPause  = 100 * time.Millisecond
 	emptyBlocks  = 500 * time.Millisecond
 	proposeWait  = time.Second
 	voteWait     = 300 * time.Millisecond
@@ -63,11 +63,11 @@ func (n *Node) cometConfig() *config.Config {
 	c.P2P.RecvRate = linkRate
 
 	c.Mempool.Type = config.MempoolTypeFlood
-	c.Mempool.Recheck = true
-	c.Mempool.Size = poolTxs
+	c.Mempool.Recheck = false // what became bad meanwhile fails when it is applied
+	c.Mempool.Size = poolBundles
 	c.Mempool.MaxTxsBytes = poolBytes
-	c.Mempool.CacheSize = seenTxs
-	c.Mempool.MaxTxBytes = maxTx
+	c.Mempool.CacheSize = seenBundles
+	c.Mempool.MaxTxBytes = ledger.MaxBundle
 
 	c.Consensus.TimeoutPropose = proposeWait
 	c.Consensus.TimeoutProposeDelta = voteWait

@@ -48,13 +48,13 @@ func (n *Node) event(c *sock.Call, h top.Height) error {
 		return c.Record(map[string]any{"type": "gap", "lost": top.Count(1)})
 	}
 	at := top.TimeOf(meta.Header.Time)
-	err := c.Record(api.Event{
-		Type: "block", Height: h, Time: at, Hash: top.ID(meta.BlockID.Hash), Root: top.ID(meta.Header.AppHash), Txs: meta.NumTxs,
-	})
-	if err != nil || meta.NumTxs == 0 {
+	rows, err := n.index.rows(h)
+	if err != nil {
 		return err
 	}
-	rows, err := n.index.rows(h)
+	err = c.Record(api.Event{
+		Type: "block", Height: h, Time: at, Hash: top.ID(meta.BlockID.Hash), Root: top.ID(meta.Header.AppHash), Txs: len(rows),
+	})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package chain
 
 import (
+	"slices"
+
 	"top/lib/api"
 	"top/lib/ledger"
 	"top/lib/top"
@@ -32,27 +34,28 @@ func unlockEntries(moves []ledger.Move, at api.Header) []entry {
 
 // txEntries is what a transaction did to each account's money: one entry for
 // each account and direction, and one for who pays the fee whatever became of
-// it. A transaction that changed nothing, not even a fee, leaves no entry.
-func txEntries(r row, from uint32, moves []ledger.Move, at api.Header) []entry {
+// it. A transaction that changed nothing, not even a fee, leaves no entry. Whom a
+// batch paid, record by record, is credits: the transaction says how much.
+func txEntries(r row, from uint32, moves []ledger.Move, at api.Header) (es []entry, credits []uint32) {
 	if r.Error != "" && r.Outcome.Fee == 0 && !r.Outcome.Free {
-		return nil
+		return nil, nil
 	}
+	batch := r.Kind == ledger.KindBatch.String()
 	base := entry{
 		Tx: r.ID, Kind: r.Kind, Channel: r.Outcome.Channel, Error: r.Error,
 		Height: at.Height, TimeMs: uint64(at.Time.UnixMilli()),
 	}
-	type side struct {
-		account uint32
-		way     ledger.Way
-	}
 	first := base
 	first.Account, first.Fee, first.Free = from, r.Outcome.Fee, r.Outcome.Free
-	es := []entry{first}
-	place := map[side]int{}
+	es = make([]entry, 1, 2)
+	es[0] = first
 	for _, m := range moves {
-		k := side{m.Account, m.Way}
-		i, ok := place[k]
-		if !ok {
+		if batch && m.Way == ledger.In {
+			credits = append(credits, m.Account)
+			continue
+		}
+		i := slices.IndexFunc(es, func(e entry) bool { return e.Account == m.Account && e.Way == wayOf(m.Way) })
+		if i < 0 {
 			i = 0
 			if m.Account != from || es[0].Way != wayNone {
 				i = len(es)
@@ -61,7 +64,6 @@ func txEntries(r row, from uint32, moves []ledger.Move, at api.Header) []entry {
 				es = append(es, n)
 			}
 			es[i].Way = wayOf(m.Way)
-			place[k] = i
 		}
 		es[i].Amount += m.Amount
 		if m.Peer != m.Account && (es[i].Peers == 0 || es[i].Peer != m.Peer) {
@@ -69,10 +71,10 @@ func txEntries(r row, from uint32, moves []ledger.Move, at api.Header) []entry {
 			es[i].Peers++
 		}
 	}
-	if r.Kind == ledger.KindBatch.String() {
+	if batch {
 		es[0].Peers = countPeers(from, moves)
 	}
-	return es
+	return es, credits
 }
 
 // countPeers is how many payments of a batch went to somebody else.

@@ -3,6 +3,8 @@ package chain
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"sync"
 
 	dbm "github.com/cometbft/cometbft-db"
 
@@ -13,14 +15,46 @@ import (
 // The index is what a node remembers beside the state: where each transaction
 // stands, what became of it, and each account's history. It is written once for
 // each block, whole or not at all, and never again when the block is replayed
-// (C4).
+// (C4). Where things stand is kept in memory for the last blocks, and from time to
+// time written as a sorted run, a few hundred to a key: a key for each would cost
+// more than all the rest of a payment (docs/decisions/0010-bundles.md).
 //
-//	m                        height of the last block in it
-//	b HEIGHT                 the rows of a block
-//	t TXID                   height, place
-//	h ACCOUNT SEQ            an entry of an account's history, from seq 1
-//	n ACCOUNT                how many entries it has
-type index struct{ db dbm.DB }
+//	m                        height of the last block, number of runs, first block that is in none
+//	b HEIGHT                 time, entries of the block itself, rows with their entries
+//	p RUN ACCOUNT CHUNK      where entries of accounts from ACCOUNT on stand, in their order
+//	q RUN PREFIX             where transactions stand whose ids begin from PREFIX on
+type index struct {
+	db  dbm.DB
+	raw func(h top.Height, place uint32) ([]byte, error) // the bytes of a transaction
+
+	mu    sync.RWMutex
+	last  top.Height
+	begun bool // genesis is in it
+	runs  uint32
+	from  top.Height // the first block of the tail
+	posts []posting
+	ids   map[uint64]place
+}
+
+// A place is where a transaction stands.
+type place struct {
+	height top.Height
+	at     uint32
+}
+
+// A posting is where an entry of an account stands. The second of one account and
+// place is the account's second entry there.
+type posting struct {
+	account uint32
+	at      uint32 // ofBlock is the block itself
+	height  top.Height
+}
+
+const (
+	ofBlock    = 1<<32 - 1
+	runEntries = 1 << 18 // entries, or ids, of the tail before it becomes a run
+	chunkSize  = 256     // of them under one key
+)
 
 // A row is one transaction and its result, as the index keeps it.
 type row struct {
@@ -31,6 +65,10 @@ type row struct {
 	Error   string // a kind
 	Message string
 	Size    uint32
+
+	again   bool // it stands in an earlier block too, and this time changed nothing
+	entries []entry
+	credits []uint32 // accounts that a batch paid, by record; what they got stands in the transaction
 }
 
 // An entry is one change of one account's money.
@@ -62,203 +100,304 @@ var wayNames = [...]string{"none", "in", "out"}
 const (
 	maxMessage = 512
 	maxName    = 32
-	maxRow     = 2 << 10
+	maxRows    = 1 << 20
 )
 
-// height is the last block in the index; 0 when it is empty.
-func (x index) height() (top.Height, error) {
-	v, err := x.db.Get([]byte("m"))
-	if err != nil || len(v) != 8 {
-		return 0, err
+// openIndex reads where the index ends, and its tail into memory.
+func openIndex(db dbm.DB) (*index, error) {
+	x := &index{db: db, ids: map[uint64]place{}, from: 1}
+	v, err := db.Get(key("m"))
+	if err != nil {
+		return nil, fmt.Errorf("open index: %w", err)
 	}
-	return top.Height(binary.BigEndian.Uint64(v)), nil
+	if v == nil {
+		return x, nil
+	}
+	d := wire.Decode(v, len(v))
+	x.last, x.runs, x.from, x.begun = top.Height(d.Uint64()), d.Uint32(), top.Height(d.Uint64()), true
+	if err := d.End(); err != nil {
+		return nil, fmt.Errorf("open index: %w", err)
+	}
+	for h := x.from; h <= x.last; h++ {
+		b, err := x.block(h)
+		if err != nil {
+			return nil, fmt.Errorf("open index: %w", err)
+		}
+		x.posts, _ = x.append(x.posts, x.ids, h, b)
+	}
+	return x, nil
+}
+
+// height is the last block in the index; 0 when it is empty.
+func (x *index) height() top.Height {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.last
+}
+
+// A blockRows is what the index keeps of one block.
+type blockRows struct {
+	timeMs  uint64
+	entries []entry // of the block itself
+	rows    []row
 }
 
 // add puts a block into the index, unless it is there. sync makes it durable.
-func (x index) add(height top.Height, rows []row, entries []entry, sync bool) error {
-	have, err := x.height()
-	if err != nil {
-		return fmt.Errorf("index block %d: %w", height, err)
+func (x *index) add(height top.Height, b blockRows, sync bool) error {
+	if x.begun && height <= x.last {
+		return nil
 	}
-	if n, err := x.db.Has(key("m")); err != nil || n && height <= have {
-		return err
+	for i := range b.rows {
+		// What changed nothing may be the second of the same transaction: the first
+		// is what became of it.
+		if r := &b.rows[i]; r.Outcome.Code != 0 && r.Outcome.Fee == 0 && !r.Outcome.Free {
+			_, _, seen, err := x.find(r.ID)
+			if err != nil {
+				return fmt.Errorf("index block %d: %w", height, err)
+			}
+			r.again = seen
+		}
 	}
-	b := x.db.NewBatch()
-	defer b.Close()
-	if err := x.put(b, height, rows, entries); err != nil {
-		return fmt.Errorf("index block %d: %w", height, err)
-	}
-	write := b.Write
-	if sync {
-		write = b.WriteSync
-	}
-	if err := write(); err != nil {
+	if err := x.write(height, b, sync); err != nil {
 		return fmt.Errorf("index block %d: %w", height, err)
 	}
 	return nil
 }
 
-func (x index) put(b dbm.Batch, height top.Height, rows []row, entries []entry) error {
-	var e wire.Encoder
-	e.Uint(uint64(len(rows)))
-	for i, r := range rows {
-		e.Bytes(r.encode())
-		if err := b.Set(key("t", r.ID[:]), be64(uint64(height), uint64(i))); err != nil {
+func (x *index) write(height top.Height, b blockRows, sync bool) error {
+	batch := x.db.NewBatch()
+	defer batch.Close()
+	if len(b.rows)+len(b.entries) > 0 {
+		if err := batch.Set(key("b", be64(uint64(height))), b.encode()); err != nil {
 			return err
 		}
 	}
-	if len(rows) > 0 {
-		if err := b.Set(key("b", be64(uint64(height))), e.Out()); err != nil {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	posts, ids := x.append(x.posts, x.ids, height, b)
+	runs, from := x.runs, x.from
+	seal := len(posts) >= runEntries || len(ids) >= runEntries
+	if height == 0 {
+		from = 0
+	}
+	if seal {
+		if err := putRun(batch, runs, posts, ids); err != nil {
+			return err
+		}
+		runs, from, posts, ids = runs+1, height+1, nil, map[uint64]place{}
+	}
+	var m wire.Encoder
+	m.Uint64(uint64(height))
+	m.Uint(uint64(runs))
+	m.Uint64(uint64(from))
+	if err := batch.Set(key("m"), m.Out()); err != nil {
+		return err
+	}
+	do := batch.Write
+	if sync {
+		do = batch.WriteSync
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	x.last, x.begun, x.runs, x.from, x.posts, x.ids = height, true, runs, from, posts, ids
+	return nil
+}
+
+// append adds a block to a tail.
+func (x *index) append(posts []posting, ids map[uint64]place, height top.Height, b blockRows) ([]posting, map[uint64]place) {
+	for _, e := range b.entries {
+		posts = append(posts, posting{e.Account, ofBlock, height})
+	}
+	for i := range b.rows {
+		r := &b.rows[i]
+		for _, e := range r.entries {
+			posts = append(posts, posting{e.Account, uint32(i), height})
+		}
+		for _, a := range r.credits {
+			posts = append(posts, posting{a, uint32(i), height})
+		}
+		p := prefix(r.ID)
+		if _, first := ids[p]; !r.again && !(first && r.Outcome.Code != 0) {
+			ids[p] = place{height, uint32(i)}
+		}
+	}
+	return posts, ids
+}
+
+func prefix(id top.ID) uint64 { return binary.BigEndian.Uint64(id[:]) }
+
+// putRun writes a tail as a run.
+func putRun(b dbm.Batch, run uint32, posts []posting, ids map[uint64]place) error {
+	posts = byAccount(posts)
+	n := uint32(0)
+	for part := range slices.Chunk(posts, chunkSize) {
+		var e wire.Encoder
+		for _, p := range part {
+			e.Uint(uint64(p.account - part[0].account))
+			e.Uint(uint64(p.height))
+			e.Uint(uint64(p.at))
+		}
+		if err := b.Set(key("p", be32(run), be32(part[0].account), be32(n)), e.Out()); err != nil {
+			return err
+		}
+		n++
+	}
+	prefixes := make([]uint64, 0, len(ids))
+	for p := range ids {
+		prefixes = append(prefixes, p)
+	}
+	slices.Sort(prefixes)
+	for part := range slices.Chunk(prefixes, chunkSize) {
+		var e wire.Encoder
+		for _, p := range part {
+			e.Uint(p - part[0])
+			e.Uint(uint64(ids[p].height))
+			e.Uint(uint64(ids[p].at))
+		}
+		if err := b.Set(key("q", be32(run), be64(part[0])), e.Out()); err != nil {
 			return err
 		}
 	}
-	counts := map[uint32]uint64{}
-	for _, n := range entries {
-		if _, ok := counts[n.Account]; !ok {
-			c, err := x.entries(n.Account)
-			if err != nil {
-				return err
-			}
-			counts[n.Account] = c
-		}
-		counts[n.Account]++
-		if err := b.Set(key("h", be32(n.Account), be64(counts[n.Account])), n.encode()); err != nil {
-			return err
-		}
+	return nil
+}
+
+// byAccount is postings in the order of their accounts, and those of one account in
+// the order in which they were: a radix sort, which a run of batches needs.
+func byAccount(posts []posting) []posting {
+	const bits, mask = 11, 1<<11 - 1
+	most := uint32(0)
+	for _, p := range posts {
+		most = max(most, p.account)
 	}
-	for account, c := range counts {
-		if err := b.Set(key("n", be32(account)), be64(c)); err != nil {
-			return err
+	from, to := slices.Clone(posts), make([]posting, len(posts))
+	for shift := 0; shift < 32 && most>>shift > 0; shift += bits {
+		var at [mask + 1]int
+		for i := range from {
+			at[from[i].account>>shift&mask]++
 		}
+		sum := 0
+		for i, n := range at {
+			at[i], sum = sum, sum+n
+		}
+		for i := range from {
+			slot := &at[from[i].account>>shift&mask]
+			to[*slot] = from[i]
+			*slot++
+		}
+		from, to = to, from
 	}
-	return b.Set(key("m"), be64(uint64(height)))
+	return from
 }
 
 // sync makes every block added so far durable.
-func (x index) sync() error { return x.db.SetSync(key("s"), []byte{1}) }
+func (x *index) sync() error { return x.db.SetSync(key("s"), []byte{1}) }
 
-// entries is how many entries an account's history has.
-func (x index) entries(account uint32) (uint64, error) {
-	v, err := x.db.Get(key("n", be32(account)))
-	if err != nil || len(v) != 8 {
-		return 0, err
+// block is what is kept of a block.
+func (x *index) block(height top.Height) (b blockRows, err error) {
+	v, err := x.db.Get(key("b", be64(uint64(height))))
+	if err != nil || v == nil {
+		return b, err
 	}
-	return binary.BigEndian.Uint64(v), nil
+	if err := b.decode(v, height); err != nil {
+		return b, fmt.Errorf("index of block %d: %w", height, err)
+	}
+	return b, nil
 }
 
 // rows is the transactions of a block, in order.
-func (x index) rows(height top.Height) ([]row, error) {
-	v, err := x.db.Get(key("b", be64(uint64(height))))
-	if err != nil || v == nil {
-		return nil, err
-	}
-	d := wire.Decode(v, len(v))
-	n := d.Count(maxBlock, 1)
-	rows := make([]row, n)
-	for i := range rows {
-		if err := rows[i].decode(d.Bytes(maxRow)); err != nil && d.Err() == nil {
-			return nil, fmt.Errorf("index of block %d: %w", height, err)
-		}
-	}
-	return rows, d.End()
+func (x *index) rows(height top.Height) ([]row, error) {
+	b, err := x.block(height)
+	return b.rows, err
 }
 
 // find is where a transaction stands; ok is false when no block holds it.
-func (x index) find(id top.ID) (height top.Height, at int, ok bool, err error) {
-	v, err := x.db.Get(key("t", id[:]))
-	if err != nil || len(v) != 16 {
-		return 0, 0, false, err
+func (x *index) find(id top.ID) (height top.Height, at int, ok bool, err error) {
+	x.mu.RLock()
+	runs := x.runs
+	p, ok := x.ids[prefix(id)]
+	x.mu.RUnlock()
+	if ok {
+		return p.height, int(p.at), true, nil
 	}
-	return top.Height(binary.BigEndian.Uint64(v)), int(binary.BigEndian.Uint64(v[8:])), true, nil
+	for run := runs; run > 0; run-- {
+		p, ok, err := x.inRun(run-1, prefix(id))
+		if err != nil {
+			return 0, 0, false, err
+		}
+		if !ok {
+			continue
+		}
+		rows, err := x.rows(p.height)
+		if err != nil {
+			return 0, 0, false, err
+		}
+		if int(p.at) < len(rows) && rows[p.at].ID == id {
+			return p.height, int(p.at), true, nil
+		}
+	}
+	return 0, 0, false, nil
 }
 
-// history calls each with the entries of an account after since, oldest first,
-// until each says false.
-func (x index) history(account uint32, since uint64, each func(seq uint64, n entry) (bool, error)) error {
-	if since == ^uint64(0) {
-		return nil
+// inRun looks for an id's prefix in a run.
+func (x *index) inRun(run uint32, want uint64) (p place, ok bool, err error) {
+	end := key("q", be32(run+1))
+	if want < 1<<64-1 {
+		end = key("q", be32(run), be64(want+1))
 	}
-	it, err := x.db.Iterator(key("h", be32(account), be64(since+1)), key("h", be32(account+1)))
+	it, err := x.db.ReverseIterator(key("q", be32(run)), end)
 	if err != nil {
-		return err
+		return p, false, err
 	}
 	defer it.Close()
+	if !it.Valid() {
+		return p, false, it.Error()
+	}
+	first := binary.BigEndian.Uint64(it.Key()[5:])
+	for d := wire.Decode(it.Value(), len(it.Value())); d.Len() > 0; {
+		got := first + d.Uint()
+		p = place{top.Height(d.Uint()), d.Uint32()}
+		if d.Err() != nil {
+			return p, false, d.Err()
+		}
+		if got == want {
+			return p, true, nil
+		}
+	}
+	return p, false, nil
+}
+
+// ofRun is where the entries of an account stand in a run.
+func (x *index) ofRun(run, account uint32) (all []posting, err error) {
+	end := key("p", be32(run+1))
+	if account < 1<<32-1 {
+		end = key("p", be32(run), be32(account+1))
+	}
+	it, err := x.db.ReverseIterator(key("p", be32(run)), end)
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	var parts [][]posting
 	for ; it.Valid(); it.Next() {
-		var n entry
-		if err := n.decode(it.Value()); err != nil {
-			return err
+		first := binary.BigEndian.Uint32(it.Key()[5:])
+		var part []posting
+		for d := wire.Decode(it.Value(), len(it.Value())); d.Len() > 0; {
+			p := posting{account: first + uint32(d.Uint()), height: top.Height(d.Uint()), at: d.Uint32()}
+			if d.Err() != nil {
+				return nil, d.Err()
+			}
+			if p.account == account {
+				part = append(part, p)
+			}
 		}
-		n.Account = account
-		more, err := each(binary.BigEndian.Uint64(it.Key()[5:]), n)
-		if err != nil || !more {
-			return err
+		parts = append(parts, part)
+		if first < account {
+			break
 		}
 	}
-	return it.Error()
-}
-
-func (r row) encode() []byte {
-	var e wire.Encoder
-	e.Raw(r.ID[:])
-	e.String(cut(r.Kind, maxName))
-	e.Raw(r.From[:])
-	e.Uint(uint64(r.Outcome.Code))
-	e.Bytes(r.Outcome.data())
-	e.String(cut(r.Error, maxName))
-	e.String(cut(r.Message, maxMessage))
-	e.Uint(uint64(r.Size))
-	return e.Out()
-}
-
-func (r *row) decode(b []byte) error {
-	d := wire.Decode(b, maxRow)
-	r.ID = d.ID()
-	r.Kind = d.String(maxName)
-	d.Fill(r.From[:])
-	code, data := d.Uint32(), d.Bytes(maxOutcome)
-	r.Error, r.Message, r.Size = d.String(maxName), d.String(maxMessage), d.Uint32()
-	if err := d.End(); err != nil {
-		return err
-	}
-	var err error
-	r.Outcome, err = decodeOutcome(code, data)
-	return err
-}
-
-func (n entry) encode() []byte {
-	var e wire.Encoder
-	e.Raw(n.Tx[:])
-	e.String(cut(n.Kind, maxName))
-	e.Byte(n.Way)
-	e.Amount(n.Amount)
-	e.Amount(n.Fee)
-	e.Bool(n.Free)
-	e.Uint(uint64(n.Peer))
-	e.Uint(uint64(n.Peers))
-	e.Bool(n.Channel != nil)
-	if n.Channel != nil {
-		e.Raw(n.Channel[:])
-	}
-	e.String(cut(n.Error, maxName))
-	e.Uint(uint64(n.Height))
-	e.Uint(n.TimeMs)
-	return e.Out()
-}
-
-func (n *entry) decode(b []byte) error {
-	d := wire.Decode(b, maxRow)
-	n.Tx, n.Kind, n.Way = d.ID(), d.String(maxName), d.Byte()
-	n.Amount, n.Fee, n.Free = d.Amount(), d.Amount(), d.Bool()
-	n.Peer, n.Peers = d.Uint32(), d.Uint32()
-	if d.Bool() {
-		id := d.ID()
-		n.Channel = &id
-	}
-	n.Error, n.Height, n.TimeMs = d.String(maxName), top.Height(d.Uint()), d.Uint()
-	if int(n.Way) >= len(wayNames) {
-		d.Fail("way %d", n.Way)
-	}
-	return d.End()
+	slices.Reverse(parts)
+	return slices.Concat(parts...), it.Error()
 }
 
 // cut keeps the first n bytes of s.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cometbft/cometbft/crypto/merkle"
 	"github.com/cometbft/cometbft/types"
 
 	"top/lib/api"
@@ -355,17 +356,27 @@ func TestC7_AFalseTransactionIsRefused(t *testing.T) {
 		}, top.ErrFailed, "its result is not that of block 3"},
 		{"another block", good, func(r api.Tx) (api.Tx, error) {
 			return proof(r, func(p *TxProof) { p.Height = 4 }), nil
-		}, top.ErrFailed, "is not in block 4"},
+		}, top.ErrFailed, "its result is not that of block 4"},
 		{"block 0", good, func(r api.Tx) (api.Tx, error) {
 			return proof(r, func(p *TxProof) { p.Height = 0 }), nil
 		}, top.ErrFailed, "for height 0"},
 		{"another place", good, func(r api.Tx) (api.Tx, error) {
 			return proof(r, func(p *TxProof) { p.Index = 1 }), nil
-		}, top.ErrFailed, "is not in block 3"},
+		}, top.ErrFailed, "its result is not that of block 3"},
+		{"a tree of its own", good, func(r api.Tx) (api.Tx, error) {
+			return proof(r, func(p *TxProof) {
+				p.Outcome.Fee++
+				p.Index, p.Total, p.Bundles, p.InBlock = 0, 1, 1, nil
+				p.Root = top.ID(merkle.HashFromByteSlices([][]byte{leaf(p.ID, p.Outcome)}))
+			}), nil
+		}, top.ErrFailed, "its result is not that of block 3"},
+		{"fewer in the block", good, func(r api.Tx) (api.Tx, error) {
+			return proof(r, func(p *TxProof) { p.Total, p.Bundles, p.InBlock = 1, 1, nil }), nil
+		}, top.ErrFailed, "its result is not that of block 3"},
 		{"the result of another", good, func(r api.Tx) (api.Tx, error) {
 			b, err := honest.find(ledger.ID(bad))
 			o, e := DecodeTxProof(b.Proof)
-			return proof(r, func(p *TxProof) { p.Outcome, p.InNext = o.Outcome, o.InNext }), errors.Join(err, e)
+			return proof(r, func(p *TxProof) { p.Outcome, p.InBlock = o.Outcome, o.InBlock }), errors.Join(err, e)
 		}, top.ErrFailed, "its result is not that of block 3"},
 		{"another transaction", good, func(api.Tx) (api.Tx, error) { return honest.find(ledger.ID(later)) }, top.ErrFailed, "of another transaction"},
 		{"other bytes", good, func(r api.Tx) (api.Tx, error) { r.Raw = later; return r, nil }, top.ErrFailed, "of another transaction"},

@@ -29,6 +29,7 @@ func (l *Light) routes() []sock.Route {
 		{Method: "GET", Path: "/v1/nodes", Handle: l.nodes},
 		{Method: "GET", Path: "/v1/nodes/{id}", Handle: l.node},
 		{Method: "POST", Path: "/v1/txs", Access: sock.Write, MaxBody: maxSubmit, Handle: l.submit},
+		{Method: "POST", Path: "/v1/txs/stream", Access: sock.Write, MaxBody: sock.Unlimited, Handle: l.stream},
 		{Method: "GET", Path: "/v1/txs/{id}", Handle: l.tx},
 		{Method: "GET", Path: "/v1/events", Handle: l.events},
 	}
@@ -357,23 +358,28 @@ func (l *Light) submit(c *sock.Call) error {
 	if err := c.Decode(&q); err != nil {
 		return err
 	}
-	t, err := ledger.Decode(q.Tx)
-	if err == nil {
-		err = t.Verify()
-	}
-	if err == nil && t.Chain != l.genesis.Chain {
-		err = top.Errorf(top.Denied, "the transaction is for chain %s, this one is %s", t.Chain, l.genesis.Chain)
-	}
+	s, err := ledger.Read(q.Tx)
 	if err != nil {
+		return err
+	}
+	if err := l.pass(c.Context(), s); err != nil {
+		return err
+	}
+	return c.JSON(api.Submitted{Type: "submitted", ID: s.ID})
+}
+
+// pass hands a transaction over once it is seen to be for this chain and signed.
+func (l *Light) pass(ctx context.Context, s ledger.Signed) error {
+	if s.Chain != l.genesis.Chain {
+		return top.Errorf(top.Denied, "the transaction is for chain %s, this one is %s", s.Chain, l.genesis.Chain)
+	}
+	if err := s.Verify(); err != nil {
 		return err
 	}
 	if err := l.sound(); err != nil {
 		return err
 	}
-	if err := l.handOver(c.Context(), q.Tx); err != nil {
-		return err
-	}
-	return c.JSON(api.Submitted{Type: "submitted", ID: ledger.ID(q.Tx)})
+	return l.handOver(ctx, s.Raw)
 }
 
 // handOver gives every peer the transaction at once. When one took it, the
@@ -411,12 +417,17 @@ func (l *Light) tx(c *sock.Call) error {
 		return err
 	}
 	return answer(c, l, wait+peerWait+headerWait, func(ctx context.Context, p *peer) (r api.Tx, err error) {
-		got, err := p.api.Tx(ctx, id, wait)
-		if err != nil {
-			return r, err
-		}
-		return l.checkTx(ctx, p, id, got)
+		return l.finalOf(ctx, p, id, wait)
 	})
+}
+
+// finalOf asks a peer for a transaction that is final, and proves it.
+func (l *Light) finalOf(ctx context.Context, p *peer, id top.ID, wait time.Duration) (r api.Tx, err error) {
+	got, err := p.api.Tx(ctx, id, wait)
+	if err != nil {
+		return r, err
+	}
+	return l.checkTx(ctx, p, id, got)
 }
 
 // headerWait is how long the header after a block may take: it comes at once
@@ -476,21 +487,4 @@ func (l *Light) payer(ctx context.Context, p *peer, t *ledger.Tx, got api.Tx) (t
 	}
 	_, err := l.owner(ctx, p, got.From, t.From)
 	return got.From, err
-}
-
-// kindOfCode is the kind that an exit code stands for: the one told, if it fits.
-func kindOfCode(code uint32, told string) string {
-	if top.Kind(told).Exit() == int(code) {
-		for _, k := range top.Kinds() {
-			if string(k) == told {
-				return told
-			}
-		}
-	}
-	for _, k := range top.Kinds() {
-		if k.Exit() == int(code) {
-			return string(k)
-		}
-	}
-	return string(top.Failed)
 }

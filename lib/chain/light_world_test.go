@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	abci "github.com/cometbft/cometbft/abci/types"
 	"github.com/cometbft/cometbft/crypto"
 	cometed "github.com/cometbft/cometbft/crypto/ed25519"
 	"github.com/cometbft/cometbft/types"
@@ -128,6 +127,24 @@ func (w *world) time(height int) time.Time {
 	return g.Doc.GenesisTime.Add(time.Duration(height)*250*time.Millisecond + 30*time.Second)
 }
 
+// bundles is what a block's header covers: its first transaction alone, the others
+// together.
+func (b *block) bundles() (all types.Txs) {
+	var rest ledger.Bundle
+	for i, raw := range b.txs {
+		s := ledger.Signed{Raw: raw}
+		if i == 0 {
+			all = append(all, ledger.Bundle{s}.Encode())
+		} else {
+			rest = append(rest, s)
+		}
+	}
+	if len(rest) > 0 {
+		all = append(all, rest.Encode())
+	}
+	return all
+}
+
 // grow makes a block of transactions; each must be well formed.
 func (w *world) grow(raws ...[]byte) *block {
 	w.t.Helper()
@@ -147,11 +164,11 @@ func (w *world) grow(raws ...[]byte) *block {
 		last := w.blocks[h-2]
 		header.LastBlockID = last.lb.Commit.BlockID
 		header.LastCommitHash = last.lb.Commit.Hash()
-		var results []*abci.ExecTxResult
-		for _, o := range last.outcomes {
-			results = append(results, o.result())
+		var leaves [][]byte
+		for i, r := range last.rows {
+			leaves = append(leaves, leaf(r.ID, last.outcomes[i]))
 		}
-		header.LastResultsHash = types.NewResults(results).Hash()
+		header.LastResultsHash = types.NewResults(results(len(last.bundles()), leaves)).Hash()
 	}
 	w.state.Begin(top.Height(h), uint64(at.UnixMilli()))
 	for _, raw := range raws {
@@ -168,7 +185,7 @@ func (w *world) grow(raws ...[]byte) *block {
 		}
 		b.rows = append(b.rows, row{ID: ledger.ID(raw), Kind: t.Body.Kind().String(), From: from, Outcome: o, Error: string(r.Kind), Message: r.Message, Size: uint32(len(raw))})
 	}
-	header.DataHash = b.txs.Hash()
+	header.DataHash = b.bundles().Hash()
 	if w.next != nil {
 		header.NextValidatorsHash = setOf(w.next).Hash()
 	}
@@ -415,7 +432,11 @@ func (f *liar) find(id top.ID) (api.Tx, error) {
 // final is the record of a transaction with its proof.
 func (f *liar) final(h, i int) api.Tx {
 	b := f.blocks[h-1]
-	p, err := proveTx(&types.Block{Header: *b.lb.Header, Data: types.Data{Txs: b.txs}}, i, b.outcomes)
+	ids := make([]top.ID, len(b.rows))
+	for i, r := range b.rows {
+		ids[i] = r.ID
+	}
+	p, err := proveTx(top.Height(h), len(b.bundles()), i, ids, b.outcomes)
 	if err != nil {
 		f.t.Error(err)
 	}

@@ -248,3 +248,9 @@ func TestFourValidatorsPayAndProve(t *testing.T) {
 		t.Fatalf("unknown transaction: %v", err)
 	}
 }
+
+// contextWith is a context that ends by itself at last.
+func contextWith(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return context.WithTimeout(context.Background(), d)
+}

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +79,7 @@ func TestC1_BackToTheSameRoot(t *testing.T) {
 		n.nodes[0].app.mu.Lock()
 		i, _ := n.nodes[0].app.state.Index(n.rich.Public())
 		n.nodes[0].app.mu.Unlock()
-		err := r.index.history(i, 0, func(uint64, entry) (bool, error) { entries++; return true, nil })
+		err := r.index.history(i, n.rich.Public(), 0, func(uint64, entry) (bool, error) { entries++; return true, nil })
 		if err != nil || entries != 6 {
 			t.Errorf("%s: %d entries of history, want 6: %v", name, entries, err)
 		}
@@ -127,12 +129,20 @@ func bareApp(t *testing.T, n *network) *app {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newApp(g.Chain, index{dbm.NewMemDB()}, t.TempDir(), newFault(), nil)
-	a.log = discard()
+	a := newApp(g.Chain, memIndex(t), t.TempDir(), newFault(), discard())
 	if _, err := a.InitChain(t.Context(), &abci.RequestInitChain{ChainId: n.chain.String(), AppStateBytes: g.Doc.AppState}); err != nil {
 		t.Fatal(err)
 	}
 	return a
+}
+
+// pack is transactions as a bundle.
+func pack(raws ...[]byte) []byte {
+	var b ledger.Bundle
+	for _, raw := range raws {
+		b = append(b, ledger.Signed{Raw: raw})
+	}
+	return b.Encode()
 }
 
 func TestC3_AProposalIsRefusedForWhatAnyNodeFinds(t *testing.T) {
@@ -156,17 +166,21 @@ func TestC3_AProposalIsRefusedForWhatAnyNodeFinds(t *testing.T) {
 		txs    [][]byte
 		accept bool
 	}{
-		"none":          {nil, true},
-		"a good one":    {[][]byte{good}, true},
-		"overspent":     {[][]byte{n.transfer(2, someone(1), 2_000_000*top.One)}, true},
-		"used nonce":    {[][]byte{good, good}, true},
-		"expired":       {[][]byte{edit(good, func(x *ledger.Tx) { x.Expiry = 1 }, true)}, true},
-		"no account":    {[][]byte{edit(good, func(x *ledger.Tx) { x.From = 99 }, true)}, true},
-		"garbage":       {[][]byte{good, []byte("garbage")}, false},
-		"empty":         {[][]byte{{}}, false},
-		"too long":      {[][]byte{make([]byte, maxTx+1)}, false},
-		"foreign chain": {[][]byte{edit(good, func(x *ledger.Tx) { x.Chain[0]++ }, true)}, false},
-		"not signed":    {[][]byte{good, edit(good, func(x *ledger.Tx) { x.Nonce = 7 }, false)}, false},
+		"none":             {nil, true},
+		"a good one":       {[][]byte{pack(good)}, true},
+		"overspent":        {[][]byte{pack(n.transfer(2, someone(1), 2_000_000*top.One))}, true},
+		"used nonce":       {[][]byte{pack(good, good), pack(good)}, true},
+		"expired":          {[][]byte{pack(edit(good, func(x *ledger.Tx) { x.Expiry = 1 }, true))}, true},
+		"no account":       {[][]byte{pack(edit(good, func(x *ledger.Tx) { x.From = 99 }, true))}, true},
+		"garbage":          {[][]byte{pack(good), []byte("garbage")}, false},
+		"garbage inside":   {[][]byte{pack(good, []byte("garbage"))}, false},
+		"not in a bundle":  {[][]byte{good}, false},
+		"a bundle of none": {[][]byte{pack()}, false},
+		"too many":         {[][]byte{pack(slices.Repeat([][]byte{good}, ledger.MaxBundleTxs+1)...)}, false},
+		"empty":            {[][]byte{{}}, false},
+		"too long":         {[][]byte{make([]byte, ledger.MaxBundle+1)}, false},
+		"foreign chain":    {[][]byte{pack(edit(good, func(x *ledger.Tx) { x.Chain[0]++ }, true))}, false},
+		"not signed":       {[][]byte{pack(good), pack(good, edit(good, func(x *ledger.Tx) { x.Nonce = 7 }, false))}, false},
 	} {
 		r, err := a.ProcessProposal(t.Context(), &abci.RequestProcessProposal{Txs: tc.txs})
 		if err != nil || r.IsAccepted() != tc.accept {
@@ -175,24 +189,43 @@ func TestC3_AProposalIsRefusedForWhatAnyNodeFinds(t *testing.T) {
 	}
 	// What gets through and fails is recorded, and stops nothing.
 	f, err := a.FinalizeBlock(t.Context(), &abci.RequestFinalizeBlock{
-		Height: 1, Time: time.Now(), Hash: make([]byte, 32), Txs: [][]byte{n.transfer(2, someone(1), 2_000_000*top.One), good, []byte("garbage"), good},
+		Height: 1, Time: time.Now(), Hash: make([]byte, 32),
+		Txs: [][]byte{pack(n.transfer(2, someone(1), 2_000_000*top.One), good), []byte("garbage"), pack(good)},
 	})
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(f.TxResults) != 3 {
+		t.Fatal(f, err)
 	}
 	var codes []uint32
-	for _, r := range f.TxResults {
-		codes = append(codes, r.Code)
+	for _, r := range a.block.rows {
+		codes = append(codes, r.Outcome.Code)
 	}
-	if len(codes) != 4 || codes[0] != 4 || codes[1] != 0 || codes[2] != 2 || codes[3] != 4 {
+	if !slices.Equal(codes, []uint32{4, 0, 4}) {
 		t.Errorf("codes %v", codes)
 	}
 }
 
+// memIndex is an index in memory.
+func memIndex(t *testing.T) *index {
+	t.Helper()
+	x, err := openIndex(dbm.NewMemDB())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
 func TestC4_AReplayedBlockChangesNothing(t *testing.T) {
-	x := index{dbm.NewMemDB()}
-	rows := []row{{ID: top.ID{1}, Kind: "transfer", Message: strings.Repeat("long ", 300)}}
-	entries := []entry{{Account: 7, Tx: top.ID{1}, Kind: "transfer", Way: wayIn, Amount: 5}, {Account: 7, Kind: "unlocked", Way: wayIn}}
+	x := memIndex(t)
+	rows := func(h byte) blockRows {
+		return blockRows{
+			timeMs:  77,
+			entries: []entry{{Account: 7, Kind: "unlocked", Way: wayIn, Amount: 1}},
+			rows: []row{{
+				ID: top.ID{h}, Kind: "transfer", Error: "denied", Message: strings.Repeat("long ", 300), Outcome: Outcome{Code: 4, Fee: 3},
+				entries: []entry{{Account: 7, Way: wayIn, Amount: 5}},
+			}},
+		}
+	}
 	dump := func() string {
 		var b bytes.Buffer
 		it, err := x.db.Iterator(nil, nil)
@@ -208,13 +241,13 @@ func TestC4_AReplayedBlockChangesNothing(t *testing.T) {
 		return b.String()
 	}
 	for _, h := range []top.Height{1, 2, 5} {
-		if err := x.add(h, rows, entries, false); err != nil {
+		if err := x.add(h, rows(byte(h)), false); err != nil {
 			t.Fatal(err)
 		}
 	}
 	before := dump()
 	for _, h := range []top.Height{5, 2, 1, 0} {
-		if err := x.add(h, rows, entries, true); err != nil {
+		if err := x.add(h, rows(byte(h)), true); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -222,11 +255,17 @@ func TestC4_AReplayedBlockChangesNothing(t *testing.T) {
 		t.Error("a block that was replayed changed the index")
 	}
 	var seqs []uint64
-	err := x.history(7, 2, func(seq uint64, e entry) (bool, error) { seqs = append(seqs, seq); return len(seqs) < 3, nil })
+	err := x.history(7, top.Address{}, 2, func(seq uint64, e entry) (bool, error) {
+		seqs = append(seqs, seq)
+		if want := []string{"unlocked", "transfer"}[(seq-1)%2]; e.Kind != want || e.TimeMs != 77 {
+			t.Errorf("entry %d: %+v", seq, e)
+		}
+		return len(seqs) < 3, nil
+	})
 	if err != nil || len(seqs) != 3 || seqs[0] != 3 || seqs[2] != 5 {
 		t.Errorf("history after 2: %v %v", seqs, err)
 	}
-	if got, err := x.rows(2); err != nil || len(got) != 1 || got[0].ID != (top.ID{1}) || len(got[0].Message) != maxMessage {
+	if got, err := x.rows(2); err != nil || len(got) != 1 || got[0].ID != (top.ID{2}) || len(got[0].Message) != maxMessage {
 		t.Errorf("%+v %v", got, err)
 	}
 }
@@ -319,7 +358,7 @@ func TestHomeOfAnotherChain(t *testing.T) {
 
 func FuzzTxProof(f *testing.F) {
 	ch := top.ID{4}
-	f.Add(TxProof{ID: top.ID{1}, Height: 3, Index: 1, Total: 2, Outcome: Outcome{Code: 4, Fee: 5, Channel: &ch}, InBlock: [][]byte{make([]byte, 32)}}.Encode())
+	f.Add(TxProof{ID: top.ID{1}, Height: 3, Index: 1, Total: 2, Bundles: 2, Outcome: Outcome{Code: 4, Fee: 5, Channel: &ch}, InBlock: [][]byte{make([]byte, 32)}}.Encode())
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		p, err := DecodeTxProof(raw)
 		if err == nil && !bytes.Equal(p.Encode(), raw) {
@@ -328,16 +367,33 @@ func FuzzTxProof(f *testing.F) {
 	})
 }
 
+// What reads as the rows of a block is written, and reads again, as the same.
 func FuzzRow(f *testing.F) {
-	f.Add(row{ID: top.ID{1}, Kind: "open", Message: "m", Size: 7}.encode(), entry{Kind: "open", Way: wayOut, Amount: 5}.encode())
-	f.Fuzz(func(t *testing.T, a, b []byte) {
-		var r row
-		if err := r.decode(a); err == nil && len(r.Message) <= maxMessage && !bytes.Equal(r.encode(), a) {
-			t.Fatalf("%x", a)
+	ch := top.ID{4}
+	f.Add(blockRows{
+		timeMs: 7, entries: []entry{{Kind: "unlocked", Way: wayIn, Amount: 5}},
+		rows: []row{
+			{ID: top.ID{1}, Kind: "open", Size: 7, Outcome: Outcome{Fee: 1, Channel: &ch, Paid: 2}, entries: []entry{{Account: 4, Way: wayOut, Amount: 5, Fee: 1}}},
+			{ID: top.ID{2}, Kind: "batch", Error: "denied", Message: "m", Outcome: Outcome{Code: 4, Free: true}, again: true, credits: []uint32{5, 6}},
+		},
+	}.encode())
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var b, c blockRows
+		if b.decode(raw, 3) != nil {
+			return
 		}
-		var e entry
-		if err := e.decode(b); err == nil && !bytes.Equal(e.encode(), b) {
-			t.Fatalf("%x", b)
+		if err := c.decode(b.encode(), 3); err != nil || !reflect.DeepEqual(b, c) {
+			t.Fatalf("%v\n%+v\n%+v", err, b, c)
+		}
+	})
+}
+
+func FuzzGossip(f *testing.F) {
+	f.Add(encodeIDs(gossipHave, []top.ID{{1}, {2}})[1:])
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		ids, err := decodeIDs(raw)
+		if err == nil && !bytes.Equal(encodeIDs(gossipHave, ids)[1:], raw) {
+			t.Fatalf("%x", raw)
 		}
 	})
 }

@@ -1,7 +1,6 @@
 package chain
 
 import (
-	"bytes"
 	"fmt"
 
 	abci "github.com/cometbft/cometbft/abci/types"
@@ -12,17 +11,19 @@ import (
 	"top/lib/wire"
 )
 
-// A TxProof proves that a transaction stands in the block at Height and what
-// became of it, against two headers: the block's (DataHash) and the next one's
-// (LastResultsHash). docs/wire.md, "Transaction proof".
+// A TxProof proves what became of a transaction of the block at Height, against
+// the next header's LastResultsHash: the validators signed there that a transaction
+// of this name was carried out with this outcome. docs/wire.md, "Transaction proof".
 type TxProof struct {
 	ID      top.ID // of the transaction
 	Height  top.Height
 	Index   uint32 // within the block
 	Total   uint32 // transactions in the block
+	Bundles uint32 // in which they came
 	Outcome Outcome
-	InBlock [][]byte // from the transaction up to DataHash
-	InNext  [][]byte // from the outcome up to the next header's LastResultsHash
+	Root    top.ID   // of the block's results
+	InBlock [][]byte // from name and outcome up to Root
+	InNext  [][]byte // from Root up to the next header's LastResultsHash
 }
 
 // An Outcome is the part of a transaction's result that the validators agree
@@ -44,6 +45,11 @@ const (
 // data is the outcome without its code, which ABCI carries beside it.
 func (o Outcome) data() []byte {
 	var e wire.Encoder
+	o.put(&e)
+	return e.Out()
+}
+
+func (o Outcome) put(e *wire.Encoder) {
 	e.Amount(o.Fee)
 	e.Bool(o.Free)
 	e.Amount(o.Paid)
@@ -51,7 +57,6 @@ func (o Outcome) data() []byte {
 	if o.Channel != nil {
 		e.Raw(o.Channel[:])
 	}
-	return e.Out()
 }
 
 func decodeOutcome(code uint32, data []byte) (Outcome, error) {
@@ -64,9 +69,52 @@ func decodeOutcome(code uint32, data []byte) (Outcome, error) {
 	return o, d.End()
 }
 
-// result is the outcome as ABCI hashes it.
-func (o Outcome) result() *abci.ExecTxResult {
-	return &abci.ExecTxResult{Code: o.Code, Data: o.data()}
+// leaf is one transaction's leaf in the tree of a block's results.
+func leaf(id top.ID, o Outcome) []byte {
+	var l leafList
+	l.add(id, o)
+	return l.all[0]
+}
+
+// A leafList is leaves that share their memory.
+type leafList struct {
+	all  [][]byte
+	room []byte
+}
+
+func (l *leafList) add(id top.ID, o Outcome) {
+	if cap(l.room)-len(l.room) < 32+maxOutcome {
+		l.room = make([]byte, 0, 16<<10)
+	}
+	at := len(l.room)
+	e := wire.To(l.room)
+	e.Raw(id[:])
+	e.Uint(uint64(o.Code))
+	o.put(e)
+	l.room = e.Out()
+	l.all = append(l.all, l.room[at:len(l.room):len(l.room)])
+}
+
+// blockResult is what ABCI is told of a block's first bundle: how many transactions
+// the block holds, and the root over what became of them (RFC 6962). Of the other
+// bundles there is nothing to tell.
+func blockResult(total uint32, root []byte) *abci.ExecTxResult {
+	var e wire.Encoder
+	e.Uint(uint64(total))
+	e.Raw(root)
+	return &abci.ExecTxResult{Data: e.Out()}
+}
+
+// results is what ABCI is told of the bundles of a block.
+func results(bundles int, leaves [][]byte) []*abci.ExecTxResult {
+	rs := make([]*abci.ExecTxResult, bundles)
+	for i := range rs {
+		rs[i] = &abci.ExecTxResult{}
+	}
+	if bundles > 0 {
+		rs[0] = blockResult(uint32(len(leaves)), merkle.HashFromByteSlices(leaves))
+	}
+	return rs
 }
 
 // Encode is the canonical form.
@@ -76,8 +124,10 @@ func (p TxProof) Encode() []byte {
 	e.Uint(uint64(p.Height))
 	e.Uint(uint64(p.Index))
 	e.Uint(uint64(p.Total))
+	e.Uint(uint64(p.Bundles))
 	e.Uint(uint64(p.Outcome.Code))
 	e.Bytes(p.Outcome.data())
+	e.Raw(p.Root[:])
 	for _, path := range [][][]byte{p.InBlock, p.InNext} {
 		e.Uint(uint64(len(path)))
 		for _, h := range path {
@@ -92,15 +142,16 @@ func DecodeTxProof(b []byte) (p TxProof, err error) {
 	d := wire.Decode(b, maxTxProof)
 	p.ID = d.ID()
 	p.Height = top.Height(d.Uint())
-	p.Index, p.Total = d.Uint32(), d.Uint32()
+	p.Index, p.Total, p.Bundles = d.Uint32(), d.Uint32(), d.Uint32()
 	code, data := d.Uint32(), d.Bytes(maxOutcome)
+	p.Root = d.ID()
 	for _, path := range []*[][]byte{&p.InBlock, &p.InNext} {
 		for range d.Count(maxAunts, 32) {
 			*path = append(*path, d.Raw(32))
 		}
 	}
-	if p.Index >= p.Total {
-		d.Fail("index %d of %d", p.Index, p.Total)
+	if p.Index >= p.Total || p.Bundles == 0 || p.Bundles > p.Total {
+		d.Fail("index %d of %d in %d bundles", p.Index, p.Total, p.Bundles)
 	}
 	if err := d.End(); err != nil {
 		return TxProof{}, err
@@ -117,47 +168,43 @@ func (p TxProof) Verify(at, next *types.Header) error {
 	if at.Height != int64(p.Height) || next.Height != at.Height+1 {
 		return fmt.Errorf("transaction %s: headers %d and %d for height %d: %w", p.ID.Short(), at.Height, next.Height, p.Height, top.ErrFailed)
 	}
-	if err := p.proof(p.InBlock).Verify(at.DataHash, p.ID[:]); err != nil {
-		return fmt.Errorf("transaction %s is not in block %d: %v: %w", p.ID.Short(), p.Height, err, top.ErrFailed)
+	l := leaf(p.ID, p.Outcome)
+	if err := path(p.InBlock, p.Index, p.Total, l).Verify(p.Root[:], l); err != nil {
+		return fmt.Errorf("transaction %s: its result is not that of block %d: %v: %w", p.ID.Short(), p.Height, err, top.ErrFailed)
 	}
-	leaf, err := p.Outcome.result().Marshal()
+	block, err := blockResult(p.Total, p.Root[:]).Marshal()
 	if err != nil {
 		return fmt.Errorf("transaction %s: %w", p.ID.Short(), err)
 	}
-	sp := p.proof(p.InNext)
-	sp.LeafHash = merkle.HashFromByteSlices([][]byte{leaf})
-	if err := sp.Verify(next.LastResultsHash, leaf); err != nil {
+	if err := path(p.InNext, 0, p.Bundles, block).Verify(next.LastResultsHash, block); err != nil {
 		return fmt.Errorf("transaction %s: its result is not that of block %d: %v: %w", p.ID.Short(), p.Height, err, top.ErrFailed)
 	}
 	return nil
 }
 
-// proof is a path in CometBFT's form, for the leaf p.ID.
-func (p TxProof) proof(path [][]byte) *merkle.Proof {
+// path is a path in CometBFT's form.
+func path(aunts [][]byte, index, total uint32, leaf []byte) *merkle.Proof {
 	return &merkle.Proof{
-		Total: int64(p.Total), Index: int64(p.Index), Aunts: path,
-		LeafHash: merkle.HashFromByteSlices([][]byte{p.ID[:]}),
+		Total: int64(total), Index: int64(index), Aunts: aunts,
+		LeafHash: merkle.HashFromByteSlices([][]byte{leaf}),
 	}
 }
 
-// proveTx builds the proof of transaction index of a block.
-func proveTx(block *types.Block, index int, outcomes []Outcome) (TxProof, error) {
-	if len(outcomes) != len(block.Txs) || index >= len(outcomes) {
+// proveTx builds the proof of transaction index of a block that came in so many
+// bundles.
+func proveTx(height top.Height, bundles, index int, ids []top.ID, outcomes []Outcome) (TxProof, error) {
+	if len(outcomes) != len(ids) || index >= len(outcomes) || bundles == 0 {
 		return TxProof{}, fmt.Errorf("prove transaction %d of block %d: %d results for %d transactions: %w",
-			index, block.Height, len(outcomes), len(block.Txs), top.ErrFailed)
+			index, height, len(outcomes), len(ids), top.ErrFailed)
 	}
-	results := make(types.ABCIResults, len(outcomes))
-	for i, o := range outcomes {
-		results[i] = o.result()
+	leaves := make([][]byte, len(ids))
+	for i, id := range ids {
+		leaves[i] = leaf(id, outcomes[i])
 	}
-	in := block.Txs.Proof(index)
-	if !bytes.Equal(in.RootHash, block.DataHash) {
-		return TxProof{}, fmt.Errorf("prove transaction %d of block %d: the block's data hash differs: %w", index, block.Height, top.ErrFailed)
-	}
-	next := results.ProveResult(index)
+	root, in := merkle.ProofsFromByteSlices(leaves)
+	next := types.NewResults(results(bundles, leaves)).ProveResult(0)
 	return TxProof{
-		ID: top.ID(block.Txs[index].Hash()), Height: top.Height(block.Height),
-		Index: uint32(index), Total: uint32(len(block.Txs)), Outcome: outcomes[index],
-		InBlock: in.Proof.Aunts, InNext: next.Aunts,
+		ID: ids[index], Height: height, Index: uint32(index), Total: uint32(len(ids)), Bundles: uint32(bundles), Root: top.ID(root),
+		Outcome: outcomes[index], InBlock: in[index].Aunts, InNext: next.Aunts,
 	}, nil
 }

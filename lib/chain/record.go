@@ -82,3 +82,20 @@ func txRecord(r row, height top.Height, index int, at top.Time) api.Tx {
 		Fee: r.Outcome.Fee, Free: r.Outcome.Free, Size: int(r.Size), Channel: r.Outcome.Channel, Paid: r.Outcome.Paid,
 	}
 }
+
+// kindOfCode is the kind that an exit code stands for: the one told, if it fits.
+func kindOfCode(code uint32, told string) string {
+	if top.Kind(told).Exit() == int(code) {
+		for _, k := range top.Kinds() {
+			if string(k) == told {
+				return told
+			}
+		}
+	}
+	for _, k := range top.Kinds() {
+		if k.Exit() == int(code) {
+			return string(k)
+		}
+	}
+	return string(top.Failed)
+}

@@ -36,6 +36,7 @@ func (n *Node) routes() []sock.Route {
 		{Method: "GET", Path: "/v1/nodes", Public: true, Handle: n.nodes},
 		{Method: "GET", Path: "/v1/nodes/{id}", Public: true, Handle: n.node},
 		{Method: "POST", Path: "/v1/txs", Access: sock.Write, Public: true, MaxBody: maxSubmit, Handle: n.submit},
+		{Method: "POST", Path: "/v1/txs/stream", Access: sock.Write, Public: true, MaxBody: sock.Unlimited, Handle: n.stream},
 		{Method: "GET", Path: "/v1/txs/{id}", Public: true, Handle: n.tx},
 		{Method: "GET", Path: "/v1/events", Public: true, Handle: n.events},
 	}
@@ -56,7 +57,7 @@ func (n *Node) status(c *sock.Call) error {
 	r.CatchingUp = n.comet.ConsensusReactor().WaitSync()
 	r.Stale = time.Since(head.Time.Time) > staleAfter
 	r.Peers = n.comet.Switch().Peers().Size()
-	r.Pending = n.comet.Mempool().Size()
+	r.Pending = n.app.pool.Waiting()
 	if n.host != nil {
 		r.Addresses = n.host.Addrs()
 	}
@@ -287,7 +288,7 @@ func (n *Node) history(c *sock.Call) error {
 	address := n.app.addresses()
 	c.Begin()
 	sent := uint64(0)
-	return n.index.history(i, since, func(seq uint64, e entry) (bool, error) {
+	return n.index.history(i, a, since, func(seq uint64, e entry) (bool, error) {
 		if err := c.Context().Err(); err != nil {
 			return false, err
 		}

@@ -11,15 +11,13 @@ import (
 
 	"top/lib/api"
 	"top/lib/ledger"
+	"top/lib/pool"
 	"top/lib/sock"
 	"top/lib/top"
 )
 
-// poolPause is when a full pool may have room again: about a block later.
-const poolPause = 200 * time.Millisecond
-
-// maxSubmit bounds the body of a submit: a transaction of maxTx bytes in JSON.
-const maxSubmit = 2 * maxTx
+// maxSubmit bounds the body of a submit: a transaction of ledger.MaxTx bytes in JSON.
+const maxSubmit = 2 * ledger.MaxTx
 
 // submit takes a transaction into the pool. One that waits or is final already
 // is no error: a client that lost an answer may ask again.
@@ -31,54 +29,59 @@ func (n *Node) submit(c *sock.Call) error {
 		return err
 	}
 	id := ledger.ID(q.Tx)
-	if err := n.enter(id, q.Tx); err != nil {
+	if err := n.enter(c.Context(), id, q.Tx); err != nil {
 		return err
 	}
 	return c.JSON(api.Submitted{Type: "submitted", ID: id})
 }
 
-func (n *Node) enter(id top.ID, raw []byte) error {
-	if _, _, final, err := n.index.find(id); err != nil || final {
+func (n *Node) enter(ctx context.Context, id top.ID, raw []byte) error {
+	s, err := ledger.Read(raw)
+	if err != nil {
 		return err
 	}
-	if len(raw) > maxTx {
-		return top.Errorf(top.Invalid, "the transaction has %d bytes, a block takes at most %d", len(raw), maxTx)
+	told := make(taken, 1)
+	n.app.pool.Add([]pool.Item{{Signed: s}}, told)
+	select {
+	case err := <-told:
+		if errors.Is(err, top.ErrDenied) { // its nonce may be used by itself
+			if _, _, final, e := n.index.find(id); e == nil && final {
+				return nil
+			}
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
+}
+
+// taken is a pool.Watcher of one transaction that asks whether it was taken.
+type taken chan error
+
+// Taken is for pool.
+func (t taken) Taken(_ uint64, err error) { t <- err }
+
+// Final is for pool.
+func (taken) Final(uint64, top.Height, uint32) {}
+
+// hand gives a bundle that the pool verified to CometBFT.
+func (n *Node) hand(bundle []byte) error {
 	var verdict *abci.ResponseCheckTx
-	err := n.comet.Mempool().CheckTx(raw, func(r *abci.ResponseCheckTx) { verdict = r }, mempool.TxInfo{})
+	err := n.comet.Mempool().CheckTx(bundle, func(r *abci.ResponseCheckTx) { verdict = r }, mempool.TxInfo{})
 	var full mempool.ErrMempoolIsFull
 	switch {
 	case errors.Is(err, mempool.ErrTxInCache):
 		return nil
-	case errors.As(err, &full), errors.Is(err, mempool.ErrRecheckFull):
-		if n.app.waits(id) {
-			return nil
-		}
-		return &top.Error{Kind: top.Busy, Message: "the pool of waiting transactions is full", RetryAfter: poolPause}
+	case errors.As(err, &full):
+		return top.Errorf(top.Busy, "the pool of bundles is full")
 	case err != nil:
-		return top.Errorf(top.Failed, "the pool did not take the transaction: %v", err)
+		return top.Errorf(top.Failed, "the pool did not take the bundle: %v", err)
 	case verdict == nil:
 		return top.Errorf(top.Failed, "the pool gave no answer")
 	case verdict.Code != abci.CodeTypeOK:
-		return top.Errorf(top.Kind(verdict.Codespace), "%s", plain(verdict.Log, verdict.Codespace))
+		return top.Errorf(top.Kind(verdict.Codespace), "%s", verdict.Log)
 	}
 	return nil
-}
-
-// plain is a message without the kind at its end: the kind travels beside it.
-func plain(msg, kind string) string {
-	if s := ": " + kind; len(msg) > len(s) && msg[len(msg)-len(s):] == s {
-		return msg[:len(msg)-len(s)]
-	}
-	return msg
-}
-
-// waits says whether a transaction is in the pool, as far as this node knows.
-func (a *app) waits(id top.ID) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	_, ok := a.pending[id]
-	return ok
 }
 
 // maxWait bounds how long one call waits for a transaction.
@@ -141,7 +144,7 @@ func (n *Node) await(ctx context.Context, id top.ID) (height top.Height, at int,
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			if n.app.waits(id) {
+			if n.app.pool.Has(id) {
 				return 0, 0, top.Errorf(top.NotFound, "transaction %s waits for a block", id)
 			}
 			return 0, 0, top.Errorf(top.NotFound, "no transaction %s is final, and none waits on this node", id)
@@ -156,23 +159,43 @@ func (n *Node) finalTx(height top.Height, at int) (r api.Tx, err error) {
 		return r, err
 	}
 	block := n.comet.BlockStore().LoadBlock(int64(height))
-	if block == nil || at >= len(rows) || at >= len(block.Txs) {
+	if block == nil || at >= len(rows) {
 		return r, top.Errorf(top.NotFound, "block %d is not kept here any more", height)
 	}
-	p, err := proveTx(block, at, outcomes(rows))
+	ids, outcomes := make([]top.ID, len(rows)), make([]Outcome, len(rows))
+	for i, r := range rows {
+		ids[i], outcomes[i] = r.ID, r.Outcome
+	}
+	p, err := proveTx(height, len(block.Txs), at, ids, outcomes)
 	if err != nil {
 		return r, err
 	}
 	r = txRecord(rows[at], height, at, top.TimeOf(block.Time))
 	r.Proof = p.Encode()
-	r.Raw = api.Bytes(types.Tx(block.Txs[at]))
-	return r, nil
+	r.Raw, err = n.rawTx(block, at)
+	return r, err
 }
 
-func outcomes(rows []row) []Outcome {
-	os := make([]Outcome, len(rows))
-	for i, r := range rows {
-		os[i] = r.Outcome
+// rawAt is the bytes of a transaction that is final.
+func (n *Node) rawAt(height top.Height, at uint32) ([]byte, error) {
+	block := n.comet.BlockStore().LoadBlock(int64(height))
+	if block == nil {
+		return nil, top.Errorf(top.NotFound, "block %d is not kept here any more", height)
 	}
-	return os
+	return n.rawTx(block, int(at))
+}
+
+// rawTx is the bytes of one transaction of a block.
+func (n *Node) rawTx(block *types.Block, at int) (api.Bytes, error) {
+	for _, raw := range block.Txs {
+		b, err := ledger.DecodeBundle(raw, n.genesis.Chain)
+		switch {
+		case err != nil: // nothing of it was carried out
+		case at < len(b):
+			return api.Bytes(b[at].Raw), nil
+		default:
+			at -= len(b)
+		}
+	}
+	return nil, top.Errorf(top.Failed, "block %d and the index differ", block.Height)
 }

@@ -13,7 +13,7 @@ import (
 func TestVectors(t *testing.T) {
 	channel := top.ID{0xcc}
 	p := TxProof{
-		ID: top.ID{0x77}, Height: 42, Index: 1, Total: 2, Outcome: Outcome{Code: 0, Fee: 1810, Paid: 90_000, Channel: &channel},
+		ID: top.ID{0x77}, Height: 42, Index: 1, Total: 2, Bundles: 1, Root: top.ID{0x99}, Outcome: Outcome{Code: 0, Fee: 1810, Paid: 90_000, Channel: &channel},
 		InBlock: [][]byte{make([]byte, 32)}, InNext: [][]byte{channel[:]},
 	}
 	page, err := os.ReadFile("../../docs/wire.md")

@@ -120,25 +120,3 @@ func Verify(pub [32]byte, domain string, chain top.ChainID, body []byte, sig [64
 func VerifyRaw(pub [32]byte, msg []byte, sig [64]byte) bool {
 	return ed25519.VerifyWithOptions(pub[:], msg, sig[:], zip215)
 }
-
-// A Batch verifies many signatures together, 3 to 5 times faster than one by
-// one, with the same verdicts (K1).
-type Batch struct{ b *ed25519.BatchVerifier }
-
-// NewBatch makes a Batch with room for n signatures.
-func NewBatch(n int) *Batch { return &Batch{ed25519.NewBatchVerifierWithCapacity(n)} }
-
-// Add adds a signature. It keeps nothing of its arguments.
-func (b *Batch) Add(pub [32]byte, msg []byte, sig [64]byte) {
-	b.b.AddWithOptions(pub[:], msg, sig[:], zip215)
-}
-
-// Verify judges all that was added. rand must be unpredictable to who made the
-// signatures; crypto/rand.Reader is. each is in the order of Add. An empty
-// batch is true.
-func (b *Batch) Verify(rand io.Reader) (all bool, each []bool) {
-	if all, each = b.b.Verify(rand); len(each) == 0 {
-		return true, nil
-	}
-	return all, each
-}

@@ -86,7 +86,7 @@ const WarmTxs = 64
 // Warm reads what the next few transactions will read, so that the processor
 // fetches it all at once instead of waiting for each in turn: a ledger of a
 // million accounts is larger than its caches. It changes nothing.
-func (s *State) Warm(txs []*Tx) {
+func (s *State) Warm(txs []Signed) {
 	var sum byte
 	for _, t := range txs {
 		if int(t.From) < len(s.hot) {

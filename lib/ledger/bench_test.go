@@ -35,14 +35,14 @@ func BenchmarkApply(b *testing.B) {
 	s := million(b, accounts)
 	// One after the other in memory, as a block is decoded.
 	txs, bodies := make([]Tx, 1<<16), make([]Transfer, 1<<16)
-	list := make([]*Tx, len(txs))
+	list := make([]Signed, len(txs))
 	at := uint32(1)
 	for i := range txs {
 		at = at*1664525 + 1013904223
 		from := uint32(i) * 40503 % uint32(len(txs)) * 15 // each its own, in no order
 		bodies[i] = Transfer{To: To((at >> 7) % accounts), Amount: 1}
 		txs[i] = Tx{Chain: s.params.Chain, From: from, Key: s.cold[from].key, Expiry: 1 << 40, Body: &bodies[i]}
-		list[i] = &txs[i]
+		list[i] = Signed{Tx: &txs[i]}
 	}
 	b.ResetTimer()
 	n := 0
@@ -52,7 +52,7 @@ func BenchmarkApply(b *testing.B) {
 		}
 		t := list[n%len(txs)]
 		t.Nonce++
-		if r := s.Apply(t, 120); r.Code != 0 {
+		if r := s.Apply(t.Tx, 120); r.Code != 0 {
 			b.Fatal(r.Message)
 		}
 		n++
@@ -98,14 +98,19 @@ func BenchmarkRoot(b *testing.B) {
 
 // BenchmarkVerify is signatures one by one, and in batches beside it.
 func BenchmarkVerify(b *testing.B) {
-	k := keys.FromSeed([32]byte{1})
-	txs := make([]*Tx, 2000)
+	txs := make([]Signed, 2000)
 	for i := range txs {
-		txs[i] = &Tx{Chain: top.ChainID{1}, Nonce: uint64(i), Body: &Transfer{To: To(1), Amount: 1}}
-		if err := txs[i].Sign(k.Signer()); err != nil {
+		k := keys.FromSeed([32]byte{byte(i), byte(i >> 8)})
+		t := Tx{Chain: top.ChainID{1}, Nonce: uint64(i), Body: &Transfer{To: To(1), Amount: 1}}
+		err := t.Sign(k.Signer())
+		if err == nil {
+			txs[i], err = Read(t.Encode())
+		}
+		if err != nil {
 			b.Fatal(err)
 		}
 	}
+	var ring keys.Ring
 	b.Run("single", func(b *testing.B) {
 		n := 0
 		for b.Loop() {
@@ -115,13 +120,11 @@ func BenchmarkVerify(b *testing.B) {
 			n++
 		}
 	})
-	for _, size := range []int{100, 2000} {
+	for _, size := range []int{100, 1000, 2000} {
 		b.Run(fmt.Sprintf("batch-%d", size), func(b *testing.B) {
 			for b.Loop() {
-				for _, err := range VerifyBatch(txs[:size]) {
-					if err != nil {
-						b.Fatal(err)
-					}
+				if VerifyBatch(txs[:size], &ring) != nil {
+					b.Fatal("refused")
 				}
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*size), "ns/signature")

@@ -733,14 +733,20 @@ func TestStakeMovesByTheDifference(t *testing.T) {
 
 func TestVerifyOneAndMany(t *testing.T) {
 	w := newWorld(t)
-	var txs []*Tx
-	for range 20 {
-		txs = append(txs, w.tx("alice", &Transfer{To: To(1), Amount: 1}))
-	}
-	for _, err := range VerifyBatch(txs) {
+	var txs []Signed
+	read := func(x *Tx) Signed {
+		s, err := Read(x.Encode())
 		if err != nil {
 			t.Fatal(err)
 		}
+		return s
+	}
+	for range 20 {
+		txs = append(txs, read(w.tx("alice", &Transfer{To: To(1), Amount: 1})))
+	}
+	var ring keys.Ring
+	if errs := VerifyBatch(txs, &ring); errs != nil {
+		t.Fatal(errs)
 	}
 	for name, f := range map[string]func(*Tx){
 		"amount": func(x *Tx) { x.Body = &Transfer{To: To(1), Amount: 2} }, "chain": func(x *Tx) { x.Chain[3]++ },
@@ -748,14 +754,14 @@ func TestVerifyOneAndMany(t *testing.T) {
 		"signature": func(x *Tx) { x.Sig[40] ^= 1 }, "key": func(x *Tx) { x.Key = w.key["bob"].Public() },
 		"kind": func(x *Tx) { x.Body = &Lock{Amount: 1} },
 	} {
-		bad := *txs[7]
+		bad := *txs[7].Tx
 		f(&bad)
 		if err := bad.Verify(); !errors.Is(err, top.ErrDenied) {
 			t.Errorf("%s was changed after signing: %v", name, err)
 		}
 		list := slices.Clone(txs)
-		list[7] = &bad
-		for i, err := range VerifyBatch(list) {
+		list[7] = read(&bad)
+		for i, err := range VerifyBatch(list, &ring) {
 			if (err != nil) != (i == 7) {
 				t.Errorf("%s: transaction %d of the batch: %v", name, i, err)
 			}

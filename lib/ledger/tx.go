@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 
@@ -172,23 +171,6 @@ func (t *Tx) Verify() error {
 }
 
 var errSignature = fmt.Errorf("transaction: the signature is wrong: %w", top.ErrDenied)
-
-// VerifyBatch checks many signatures together, with the verdicts that Verify
-// gives one by one.
-func VerifyBatch(txs []*Tx) []error {
-	b := keys.NewBatch(len(txs))
-	for _, t := range txs {
-		b.Add(t.Key, wire.Preimage(txDomain, t.Chain, t.content()), t.Sig)
-	}
-	errs := make([]error, len(txs))
-	all, each := b.Verify(rand.Reader)
-	for i := range each {
-		if !all && !each[i] {
-			errs[i] = errSignature
-		}
-	}
-	return errs
-}
 
 // A Dest is who receives: an account by its index, or an address, which gets an
 // account if it has none.

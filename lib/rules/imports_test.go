@@ -18,7 +18,7 @@ var floors = map[string]string{
 	"top":  "",
 	"wire": "top", "pipe": "top",
 	"keys": "top wire", "home": "top keys", "sock": "top home",
-	"tool": "top pipe", "api": "top pipe sock keys", "mesh": "top keys",
+	"tool": "top pipe", "api": "top wire pipe sock keys", "mesh": "top keys",
 	"session": "top wire keys", "delivery": "top keys session", "audit": "top wire keys", "capacity": "top wire keys", "envelope": "top wire keys", "cross": "top wire keys",
 	"receipt": "top wire keys session",
 	"billing": "top receipt session",
@@ -26,6 +26,8 @@ var floors = map[string]string{
 	"route":   "top quality",
 	"ledger":  "top wire keys session receipt billing audit capacity quality cross route",
 	"settle":  "top keys session ledger api",
+	"pool":    "top keys ledger",
+	"load":    "top keys ledger sock api",
 	"rules":   "",
 	// For tests alone.
 	"tool/tooltest": "",
@@ -55,11 +57,11 @@ func mayImport(from, to string) (ok, known bool) {
 		if cmd == "top-tui" {
 			return isOne(to, "tool home api top pipe sock"), known
 		}
-		return isOne(to, "tool api settle "+ground+" "+pure) || to == engine && engine != "", known
+		return isOne(to, "tool api settle load "+ground+" "+pure) || to == engine && engine != "", known
 	}
 	from = strings.TrimPrefix(from, "lib/")
 	if isOne(from, engines) {
-		return isOne(to, "mesh api settle "+ground+" envelope "+pure), true
+		return isOne(to, "mesh api settle pool "+ground+" envelope "+pure), true
 	}
 	list, known := floors[from]
 	return list == "*" || isOne(to, list), known

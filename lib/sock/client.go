@@ -125,6 +125,16 @@ func (c *Client) Upload(ctx context.Context, path string, body io.Reader, each f
 	return c.records(ctx, path, res, each)
 }
 
+// Duplex posts body as it is and reads the answer as it is, both at once. The caller
+// closes it.
+func (c *Client) Duplex(ctx context.Context, path string, body io.Reader) (io.ReadCloser, error) {
+	res, err := c.ask(ctx, "POST", path, body)
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
 // Open reads an answer as it is. The caller closes it.
 func (c *Client) Open(ctx context.Context, path string) (io.ReadCloser, error) {
 	res, err := c.ask(ctx, "GET", path, nil)

@@ -10,6 +10,7 @@
 package sock
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -355,6 +356,37 @@ func (c *Call) Copy(kind string, r io.Reader) error {
 	c.w.Header().Set("Content-Type", kind)
 	_, err := io.Copy(c.w, r)
 	return err
+}
+
+// A Flow is an answer that goes on while the body is still read.
+type Flow struct {
+	*bufio.Writer
+	flush func() error
+}
+
+// Flush sends what was written.
+func (f Flow) Flush() error {
+	if f.Buffered() == 0 {
+		return nil
+	}
+	if err := f.Writer.Flush(); err != nil {
+		return err
+	}
+	return f.flush()
+}
+
+// Duplex begins an answer of a content type that is written while Body is read.
+func (c *Call) Duplex(kind string) (Flow, error) {
+	rc := http.NewResponseController(c.w)
+	if err := rc.EnableFullDuplex(); err != nil {
+		return Flow{}, fmt.Errorf("answer: %w", err)
+	}
+	c.w.Header().Set("Content-Type", kind)
+	c.w.WriteHeader(http.StatusOK)
+	if err := rc.Flush(); err != nil {
+		return Flow{}, fmt.Errorf("answer: %w", err)
+	}
+	return Flow{bufio.NewWriterSize(c.w, 64<<10), rc.Flush}, nil
 }
 
 // Record answers with one more NDJSON record, flushed.

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"top/lib/api"
+	"top/lib/home"
+	"top/lib/ledger"
+	"top/lib/load"
+	"top/lib/sock"
+	"top/lib/tool"
+	"top/lib/top"
+)
+
+// A benchNet is the fresh network of a run.
+type benchNet struct {
+	local
+	root  top.ID // seed of all keys; account -1 is the one with the money
+	group *children
+	socks []string
+	nodes []*api.Chain
+	index uint32 // of account 0
+}
+
+func startBench(ctx context.Context, c *tool.Call, dir string, vals int) (*benchNet, error) {
+	net := &benchNet{local: local{dir: dir}}
+	rand.Read(net.root[:])
+	for i := range vals {
+		net.vals = append(net.vals, home.Dir(filepath.Join(dir, fmt.Sprintf("val%d", i))))
+	}
+	root := top.Address(load.Key(net.root, -1).Public())
+	if err := net.prepare([]string{fmt.Sprintf("%s=%d", root, 5_000_000_000)}); err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	net.group = &children{self: self, say: c.Info, ended: make(chan error, 1)}
+	for _, v := range net.vals {
+		if err := net.group.start(v); err != nil {
+			net.group.stop()
+			return nil, err
+		}
+		path, err := v.Sock("chain")
+		if err != nil {
+			net.group.stop()
+			return nil, err
+		}
+		net.socks = append(net.socks, path)
+		net.nodes = append(net.nodes, api.NewChain(sock.Dial(path, "top-chain serve")))
+	}
+	if err := net.await(ctx, net.vals, net.group.ended); err != nil {
+		net.group.stop()
+		return nil, err
+	}
+	return net, nil
+}
+
+// fund makes the accounts, with the same money each.
+func (n *benchNet) fund(ctx context.Context, c *tool.Call, accounts int) error {
+	key := load.Key(n.root, -1)
+	each := min(benchFund, benchExtra*100/top.Amount(accounts))
+	for first, nonce := 0, uint64(1); first < accounts; nonce++ {
+		b := &ledger.Batch{}
+		for i := range min(createBatch, accounts-first) {
+			b.New = append(b.New, top.Address(load.Key(n.root, first+i).Public()))
+			b.Records = append(b.Records, ledger.Record{Index: uint32(i), Amount: each})
+		}
+		first += len(b.New)
+		t := ledger.Tx{Chain: n.chain, Nonce: nonce, Expiry: uint64(time.Now().Add(time.Minute).Unix()), Body: b}
+		if err := t.Sign(key.Signer()); err != nil {
+			return err
+		}
+		s, err := n.nodes[0].Submit(ctx, t.Encode())
+		if err != nil {
+			return err
+		}
+		r, err := n.nodes[0].Tx(ctx, s.ID, time.Minute)
+		if err == nil && !r.OK {
+			err = top.Errorf(top.Kind(r.Error), "%s", r.Message)
+		}
+		if err != nil {
+			return fmt.Errorf("make accounts: %w", err)
+		}
+		if accounts > createBatch {
+			c.Info("%d accounts made", first)
+		}
+	}
+	a, err := n.nodes[0].Account(ctx, top.Address(load.Key(n.root, 0).Public()))
+	if err != nil {
+		return err
+	}
+	last, err := n.nodes[0].Account(ctx, top.Address(load.Key(n.root, accounts-1).Public()))
+	if err == nil && last.Index != a.Index+uint32(accounts)-1 {
+		err = top.Errorf(top.Failed, "somebody else made accounts meanwhile")
+	}
+	n.index = a.Index
+	return err
+}
+
+// held is what the payers hold in all, and the money that stayed with its source;
+// of more accounts than are checked one by one, only what is not on the others.
+func (n *benchNet) held(ctx context.Context, p load.Plan) (sum top.Amount, err error) {
+	s := n.status(ctx)
+	if p.All > exactPayers {
+		return s.Supply - s.Burned, nil
+	}
+	for i := -1; i < p.All; i++ {
+		a, err := n.nodes[(i+1)%len(n.nodes)].Account(ctx, top.Address(load.Key(n.root, i).Public()))
+		if err != nil {
+			return 0, err
+		}
+		sum += a.Balance
+	}
+	return sum, nil
+}
+
+func (n *benchNet) status(ctx context.Context) api.ChainStatus {
+	s, err := n.nodes[0].Status(ctx)
+	if err != nil {
+		return api.ChainStatus{}
+	}
+	return s
+}
+
+// sameRoots compares the roots of all nodes at one height after the last that counts.
+func (n *benchNet) sameRoots(ctx context.Context, last top.Height) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	seen := map[top.Height][]*top.ID{}
+	for {
+		for i, node := range n.nodes {
+			s, err := node.Status(ctx)
+			if err != nil {
+				return false, err
+			}
+			at := seen[s.Height]
+			if at == nil {
+				at = make([]*top.ID, len(n.nodes))
+				seen[s.Height] = at
+			}
+			at[i] = &s.Root
+			if s.Height > last && !slices.Contains(at, nil) {
+				return !slices.ContainsFunc(at, func(id *top.ID) bool { return *id != *at[0] }), nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false, top.Errorf(top.Timeout, "the nodes do not come to one height")
+		}
+	}
+}
+
+// usage is the processor time of all nodes, in seconds.
+func (n *benchNet) usage() (sum float64) {
+	for _, f := range n.stats() {
+		if len(f) > 14 {
+			var user, system float64
+			fmt.Sscan(f[11], &user)
+			fmt.Sscan(f[12], &system)
+			sum += (user + system) / 100 // USER_HZ
+		}
+	}
+	return sum
+}
+
+// resident is the memory of the largest node, MiB.
+func (n *benchNet) resident() (most int) {
+	for _, f := range n.stats() {
+		if len(f) > 21 {
+			pages := 0
+			fmt.Sscan(f[21], &pages)
+			most = max(most, pages*os.Getpagesize()>>20)
+		}
+	}
+	return most
+}
+
+// stats is the fields of /proc/PID/stat after the name of every node.
+func (n *benchNet) stats() (all [][]string) {
+	n.group.mu.Lock()
+	defer n.group.mu.Unlock()
+	for _, p := range n.group.running {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))
+		if err != nil {
+			continue // it ended: the run fails elsewhere
+		}
+		_, rest, _ := strings.Cut(string(b), ") ")
+		all = append(all, strings.Fields(rest))
+	}
+	return all
+}
+
+// machine is the processor's name and how many cores it has.
+func machine() (string, int) {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown", 0
+	}
+	name, cores := "unknown", 0
+	for line := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			name = strings.TrimSpace(v)
+			cores++
+		}
+	}
+	return name, cores
+}
+
+// A driver is the process of one.
+type driver struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Reader
+	err bytes.Buffer
+}
+
+// begin starts a driver and waits until it is prepared.
+func (d *driver) begin(ctx context.Context, self string, p load.Plan) error {
+	plan, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("start driver: %w", err)
+	}
+	d.cmd = exec.CommandContext(ctx, self, "bench-driver", string(plan))
+	d.cmd.Stderr = &d.err
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if d.in, err = d.cmd.StdinPipe(); err != nil {
+		return fmt.Errorf("start driver: %w", err)
+	}
+	out, err := d.cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("start driver: %w", err)
+	}
+	if err := d.cmd.Start(); err != nil {
+		return fmt.Errorf("start driver: %w", err)
+	}
+	d.out = bufio.NewReader(out)
+	_, err = d.line()
+	return err
+}
+
+// line is the next line that the driver says.
+func (d *driver) line() ([]byte, error) {
+	b, err := d.out.ReadBytes('\n')
+	if err != nil {
+		d.stop()
+		return nil, top.Errorf(top.Failed, "a driver ended: %s", bytes.TrimSpace(d.err.Bytes()))
+	}
+	return b, nil
+}
+
+// run lets the driver go and gives what it saw.
+func (d *driver) run() (r load.Result, err error) {
+	if _, err := d.in.Write([]byte{'\n'}); err != nil {
+		return r, fmt.Errorf("let driver go: %w", err)
+	}
+	b, err := d.line()
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, fmt.Errorf("result of a driver: %w", err)
+	}
+	return r, nil
+}
+
+func (d *driver) stop() {
+	if d.cmd == nil || d.cmd.Process == nil || d.cmd.ProcessState != nil {
+		return
+	}
+	d.in.Close()
+	d.cmd.Wait() // how it ended does not matter any more
+}
