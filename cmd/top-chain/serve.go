@@ -24,9 +24,11 @@ that it had.`,
 			{Name: "external", Help: "HOST:PORT that others dial, when it differs"},
 			{Name: "mesh", Help: "multiaddress where light clients are answered; none answers none"},
 			{Name: "peer", Kind: tool.Strings, Help: "whom to dial; may repeat"},
-			{Name: "trust", Help: "light client: start from this header, HEIGHT:HASH"},
+			{Name: "trust", Help: "light client, or with --sync: start from this header, HEIGHT:HASH"},
+			{Name: "sync", Kind: tool.Strings, Help: "join by a snapshot, checked by the headers of this full node (a multiaddress, as top-chain status shows); may repeat"},
 			{Name: "discover", Kind: tool.Bool, Help: "ask peers for more peers"},
 			{Name: "empty-blocks", Kind: tool.Duration, Default: "500ms", Help: "between blocks while nothing happens; sets how old a head may look"},
+			{Name: "snapshot-every", Kind: tool.Int, Default: "2000", Help: "blocks between snapshots of the state"},
 			{Name: "min-free", Kind: tool.Int, Default: "64", Help: "MiB of disk below which the node stops"},
 		},
 		Examples: []string{"top-chain serve", "top-chain serve --light", "TOP_HOME=/srv/top top-chain serve --listen 0.0.0.0:26656"},
@@ -51,8 +53,8 @@ func serve(ctx context.Context, c *tool.Call) error {
 	if c.Set("peer") {
 		join.Peers = c.Strings("peer")
 	}
-	if c.Int("min-free") < 0 || c.Duration("empty-blocks") < 10*time.Millisecond {
-		return top.Errorf(top.Usage, "--min-free wants a count of MiB, --empty-blocks 10ms or more")
+	if c.Int("min-free") < 0 || c.Int("snapshot-every") < 1 || c.Duration("empty-blocks") < 10*time.Millisecond {
+		return top.Errorf(top.Usage, "--min-free wants a count of MiB, --snapshot-every of blocks, --empty-blocks 10ms or more")
 	}
 	if join.Light || c.Bool("light") {
 		return serveLight(ctx, c, dir, join)
@@ -63,7 +65,7 @@ func serve(ctx context.Context, c *tool.Call) error {
 	n, err := chain.New(chain.Config{
 		Home: dir, Sock: c.String("sock"), Listen: join.Listen, External: c.String("external"), Peers: join.Peers,
 		Discover: c.Bool("discover"), EmptyBlocks: c.Duration("empty-blocks"), MinFree: uint64(c.Int("min-free")) << 20,
-		Mesh: join.Mesh, Ready: c.Ready, Log: c.Log,
+		Snapshots: top.Height(c.Int("snapshot-every")), Sync: c.Strings("sync"), Trust: join.Trust, Mesh: join.Mesh, Ready: c.Ready, Log: c.Log,
 	})
 	if err != nil {
 		return err

@@ -254,6 +254,22 @@ type Submitted struct {
 	ID   top.ID `json:"id"`
 }
 
+// A Verified says that a node's blocks were carried out again and gave what the
+// validators signed.
+type Verified struct {
+	Type       string      `json:"type"` // "verified"
+	Chain      top.ChainID `json:"chain"`
+	From       top.Height  `json:"from"`   // the first block
+	Height     top.Height  `json:"height"` // the last
+	Root       top.ID      `json:"root"`   // after it
+	Signatures bool        `json:"signatures"`
+	Txs        top.Count   `json:"txs"`
+	Failed     top.Count   `json:"failed"`
+	Supply     top.Amount  `json:"supply"`
+	Burned     top.Amount  `json:"burned"`
+	Accounts   top.Count   `json:"accounts"`
+}
+
 // Status asks where the daemon stands. It never waits.
 func (c *Chain) Status(ctx context.Context) (s ChainStatus, err error) {
 	return s, c.c.Get(ctx, "/v1/status", &s)

@@ -337,6 +337,7 @@ func samples(t *testing.T) map[string]any {
 		api.SignedTx{Type: "signed-tx", ID: tx, Kind: "transfer", Expiry: later, Raw: proof},
 		api.Submitted{Type: "submitted", ID: tx},
 		api.Tx{Type: "tx", ID: tx, Kind: "transfer", From: alice, Height: 42, Index: 0, Time: when, OK: true, Fee: 1810, Size: 181, Proof: proof, Raw: proof},
+		api.Verified{Type: "verified", Chain: chain, From: 1, Height: 42, Root: at.Root, Signatures: true, Txs: 7, Failed: 1, Supply: 1_001_000 * top.One, Burned: 1810, Accounts: 2},
 		api.Batch{Type: "batch", ID: "payroll", State: "final", Digest: digest, Count: 30_000, Total: 45 * top.One, Fee: 1_600_000, Parts: 6, Done: 6, Paid: 45 * top.One},
 		api.BatchPart{Type: "batch-part", ID: "payroll", Part: 1, Parts: 6, Tx: tx, Count: 5000, Amount: 7 * top.One, Fee: 270_000, Height: 42, Time: when},
 		api.Bill{Type: "bill", Spent: 90_000, Total: 90_000, Receipts: 1},

@@ -41,6 +41,9 @@ type app struct {
 	changed chan struct{} // closed and replaced at every commit
 	readers []*reader     // wait for a header that proves the state
 	bundles []top.ID      // of the block applied and not yet committed
+	offered *offered      // by peers, to a node without state
+	synced  func() error  // called once a block after a peer's snapshot is final; nil otherwise
+	every   top.Height
 	// the snapshot on disk or under way
 	savedAt    top.Height
 	savedBytes int // bytes of transactions applied since
@@ -58,7 +61,7 @@ type reader struct {
 const maxReaders = 1024
 
 func newApp(chain top.ChainID, x *index, snaps string, f *fault, log *slog.Logger) *app {
-	a := &app{chain: chain, index: x, snaps: snaps, fault: f, log: log, changed: make(chan struct{})}
+	a := &app{chain: chain, index: x, snaps: snaps, fault: f, log: log, every: snapshotBlocks, changed: make(chan struct{})}
 	a.pool = pool.New(pool.Config{Chain: chain, Admit: a.admit, Hand: func(b []byte) error { return a.hand(b) }, Spread: a.spread, Log: log})
 	return a
 }
@@ -199,7 +202,7 @@ func (a *app) apply(s ledger.Signed) row {
 	r := a.state.Apply(s.Tx, len(s.Raw))
 	w := row{
 		ID: s.ID, Kind: s.Body.Kind().String(), Error: string(r.Kind), Message: r.Message, Size: uint32(len(s.Raw)),
-		Outcome: Outcome{Code: r.Code, Fee: r.Fee, Free: r.Free, Paid: r.Paid, Channel: r.Channel},
+		Outcome: outcomeOf(r),
 	}
 	if int(s.From) < a.state.Accounts() {
 		w.From = a.state.Account(s.From).Key
@@ -215,6 +218,12 @@ func (a *app) Commit(context.Context, *abci.RequestCommit) (*abci.ResponseCommit
 	if err := a.index.add(a.applied, a.block, false); err != nil {
 		return nil, err
 	}
+	if a.synced != nil {
+		if err := a.synced(); err != nil {
+			return nil, fmt.Errorf("end of the state sync: %w", err)
+		}
+		a.synced = nil
+	}
 	ids, codes := make([]top.ID, len(a.block.rows)), make([]uint32, len(a.block.rows))
 	for i, r := range a.block.rows {
 		ids[i], codes[i] = r.ID, r.Outcome.Code
@@ -224,7 +233,7 @@ func (a *app) Commit(context.Context, *abci.RequestCommit) (*abci.ResponseCommit
 	a.final = a.applied
 	close(a.changed)
 	a.changed = make(chan struct{})
-	if a.final-a.savedAt >= snapshotBlocks || a.savedBytes >= snapshotBytes {
+	if a.final-a.savedAt >= a.every || a.savedBytes >= snapshotBytes {
 		a.saveLocked()
 	}
 	return &abci.ResponseCommit{}, nil

@@ -54,7 +54,10 @@ type Config struct {
 	Peers       []string      // ID@HOST:PORT
 	Discover    bool          // asks peers for more peers
 	EmptyBlocks time.Duration // between blocks while nothing happens; 0 is 500 ms
+	Snapshots   top.Height    // blocks between snapshots; 0 is 2,000
 	MinFree     uint64        // bytes of disk below which the node stops; 0 is 64 MiB
+	Sync        []string      // multiaddresses of full nodes by whose headers a snapshot is checked; none replays the chain
+	Trust       string        // HEIGHT:HASH from which those headers are verified; "" is the genesis
 	Mesh        string        // multiaddress where light clients are answered; "" answers none
 	Ready       func() error  // called once the socket answers; may be nil
 	Log         *slog.Logger  // nil is silent
@@ -90,6 +93,9 @@ func New(cfg Config) (*Node, error) {
 	}
 	if cfg.EmptyBlocks == 0 {
 		cfg.EmptyBlocks = emptyBlocks
+	}
+	if cfg.Snapshots == 0 {
+		cfg.Snapshots = snapshotBlocks
 	}
 	if cfg.MinFree == 0 {
 		cfg.MinFree = defaultMinFree
@@ -132,10 +138,14 @@ func (n *Node) claim() (err error) {
 	n.server, err = sock.New(sock.Config{
 		Name: "top-chain", Sock: n.cfg.Sock, Routes: n.routes(), Log: n.cfg.Log, Metrics: n.metrics, Health: n.health,
 	})
-	if err != nil || n.cfg.Mesh == "" {
+	if err != nil || n.cfg.Mesh == "" && len(n.cfg.Sync) == 0 {
 		return err
 	}
-	n.host, err = mesh.New(mesh.Config{Key: meshKey(n.seed), Listen: []string{n.cfg.Mesh}, Log: n.cfg.Log})
+	var listen []string
+	if n.cfg.Mesh != "" {
+		listen = []string{n.cfg.Mesh}
+	}
+	n.host, err = mesh.New(mesh.Config{Key: meshKey(n.seed), Listen: listen, Log: n.cfg.Log})
 	return err
 }
 
@@ -243,6 +253,9 @@ func (n *Node) launch(ctx context.Context) error {
 }
 
 func (n *Node) begin(ctx context.Context) error {
+	if err := n.restart(); err != nil {
+		return err
+	}
 	db, err := n.open("index")
 	if err != nil {
 		return err
@@ -252,7 +265,7 @@ func (n *Node) begin(ctx context.Context) error {
 	}
 	n.index.raw = n.rawAt
 	n.app = newApp(n.genesis.Chain, n.index, n.files.state(), n.fault, n.cfg.Log)
-	n.app.hand = n.hand
+	n.app.hand, n.app.every = n.hand, n.cfg.Snapshots
 	n.app.gossip = newGossip(n.app.pool, n.cfg.Log)
 	if err := n.app.load(); err != nil {
 		return err
@@ -265,11 +278,23 @@ func (n *Node) begin(ctx context.Context) error {
 	if err := cfg.ValidateBasic(); err != nil {
 		return fmt.Errorf("configure: %v: %w", err, top.ErrInvalid)
 	}
+	options := []node.Option{node.CustomReactors(map[string]p2p.Reactor{"MEMPOOL": n.app.gossip})}
+	if n.syncing() {
+		syncConfig(cfg)
+		from, err := n.newStateProvider()
+		if err == nil {
+			err = n.mark()
+		}
+		if err != nil {
+			return err
+		}
+		options = append(options, node.StateProvider(from))
+	}
 	n.comet, err = node.NewNodeWithContext(ctx, cfg, signer, n.peerKey(),
 		proxy.NewConnSyncLocalClientCreator(n.app),
 		func() (*types.GenesisDoc, error) { return n.genesis.Doc, nil },
 		n.provide, node.DefaultMetricsProvider(cfg.Instrumentation), cometLog{n.cfg.Log, n.fault},
-		node.CustomReactors(map[string]p2p.Reactor{"MEMPOOL": n.app.gossip}))
+		options...)
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}

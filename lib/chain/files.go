@@ -31,6 +31,7 @@ import (
 //	chain/sign.json     what the validator signed last
 //	chain/data/         CometBFT's stores and log, and the index
 //	chain/state/        snapshots of the state
+//	chain/syncing       there while a peer's snapshot is taken
 type files struct{ dir home.Dir }
 
 func (f files) root() string    { return f.dir.Path("chain") }
@@ -41,6 +42,7 @@ func (f files) sign() string    { return f.dir.Path("chain", "sign.json") }
 func (f files) lock() string    { return f.dir.Path("chain", "lock") }
 func (f files) data() string    { return f.dir.Path("chain", "data") }
 func (f files) state() string   { return f.dir.Path("chain", "state") }
+func (f files) syncing() string { return f.dir.Path("chain", "syncing") }
 
 // A Join is where a node listens and whom it dials, as its home records it.
 type Join struct {

@@ -186,11 +186,7 @@ func (x *index) write(height top.Height, b blockRows, sync bool) error {
 		}
 		runs, from, posts, ids = runs+1, height+1, nil, map[uint64]place{}
 	}
-	var m wire.Encoder
-	m.Uint64(uint64(height))
-	m.Uint(uint64(runs))
-	m.Uint64(uint64(from))
-	if err := batch.Set(key("m"), m.Out()); err != nil {
+	if err := batch.Set(key("m"), indexMark(height, runs, from)); err != nil {
 		return err
 	}
 	do := batch.Write
@@ -202,6 +198,15 @@ func (x *index) write(height top.Height, b blockRows, sync bool) error {
 	}
 	x.last, x.begun, x.runs, x.from, x.posts, x.ids = height, true, runs, from, posts, ids
 	return nil
+}
+
+// indexMark is the value of key m.
+func indexMark(last top.Height, runs uint32, from top.Height) []byte {
+	var m wire.Encoder
+	m.Uint64(uint64(last))
+	m.Uint(uint64(runs))
+	m.Uint64(uint64(from))
+	return m.Out()
 }
 
 // append adds a block to a tail.

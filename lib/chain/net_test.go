@@ -28,6 +28,7 @@ type network struct {
 	joins   []Join
 	rich    keys.Private // owns a million TOP
 	nodes   []*running
+	edit    func(i int, c *Config) // before a node starts; may be nil
 }
 
 // running is one node that runs.
@@ -113,10 +114,14 @@ func freeLoopback(t *testing.T) string {
 func (n *network) start(i int) *running {
 	n.t.Helper()
 	ready := make(chan struct{})
-	node, err := New(Config{
+	cfg := Config{
 		Home: n.homes[i], Listen: n.joins[i].Listen, Peers: n.joins[i].Peers,
 		EmptyBlocks: 100 * time.Millisecond, Ready: func() error { close(ready); return nil },
-	})
+	}
+	if n.edit != nil {
+		n.edit(i, &cfg)
+	}
+	node, err := New(cfg)
 	if err != nil {
 		n.t.Fatal(err)
 	}

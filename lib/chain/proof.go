@@ -7,6 +7,7 @@ import (
 	"github.com/cometbft/cometbft/crypto/merkle"
 	"github.com/cometbft/cometbft/types"
 
+	"top/lib/ledger"
 	"top/lib/top"
 	"top/lib/wire"
 )
@@ -34,6 +35,10 @@ type Outcome struct {
 	Free    bool       // paid from the allowance
 	Paid    top.Amount // by a claim or a close, to the provider
 	Channel *top.ID    // opened, claimed or closed
+}
+
+func outcomeOf(r ledger.Result) Outcome {
+	return Outcome{Code: r.Code, Fee: r.Fee, Free: r.Free, Paid: r.Paid, Channel: r.Channel}
 }
 
 const (

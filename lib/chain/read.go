@@ -83,6 +83,16 @@ func (a *app) wait(ctx context.Context, height top.Height) (final top.Height, er
 	}
 }
 
+// indexOf is the index of an address.
+func (a *app) indexOf(address top.Address) (uint32, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.state == nil {
+		return 0, false
+	}
+	return a.state.Index(address)
+}
+
 // address is the address of an account's index; zero when there is none.
 func (a *app) addresses() func(uint32) top.Address {
 	known := map[uint32]top.Address{}

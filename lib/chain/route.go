@@ -279,9 +279,7 @@ func (n *Node) history(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	n.app.mu.Lock()
-	i, ok := n.app.state.Index(a)
-	n.app.mu.Unlock()
+	i, ok := n.app.indexOf(a)
 	if !ok {
 		return sock.Records[api.Entry](c, nil)
 	}

@@ -72,8 +72,15 @@ func decodeSnapshot(b []byte) (height top.Height, s *ledger.State, err error) {
 
 // saveSnapshot writes a snapshot and removes those older than the last two.
 func saveSnapshot(dir string, height top.Height, root top.ID, state []byte) error {
-	path := filepath.Join(dir, fmt.Sprintf("%016d%s", height, snapshotSuffix))
-	if err := home.WriteFile(path, encodeSnapshot(height, root, state), 0o600); err != nil {
+	return saveSnapshotFile(dir, height, encodeSnapshot(height, root, state))
+}
+
+func snapshotPath(dir string, height top.Height) string {
+	return filepath.Join(dir, fmt.Sprintf("%016d%s", height, snapshotSuffix))
+}
+
+func saveSnapshotFile(dir string, height top.Height, b []byte) error {
+	if err := home.WriteFile(snapshotPath(dir, height), b, 0o600); err != nil {
 		return fmt.Errorf("save snapshot: %w", err)
 	}
 	names, err := snapshots(dir)
@@ -105,6 +112,17 @@ func snapshots(dir string) ([]string, error) {
 	return names, nil
 }
 
+// errRead is a snapshot that the disk did not give; what it gave may be torn instead.
+var errRead = errors.New("read snapshot")
+
+func readSnapshot(name string) (top.Height, *ledger.State, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return 0, nil, fmt.Errorf("%w: %w", errRead, err)
+	}
+	return decodeSnapshot(b)
+}
+
 // loadSnapshot is the newest snapshot that checks and is not above limit, and
 // the reasons why newer ones were passed over. With none, s is nil.
 func loadSnapshot(dir string, limit top.Height) (height top.Height, s *ledger.State, skipped []error, err error) {
@@ -113,12 +131,10 @@ func loadSnapshot(dir string, limit top.Height) (height top.Height, s *ledger.St
 		return 0, nil, nil, err
 	}
 	for _, name := range names {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return 0, nil, skipped, fmt.Errorf("read snapshot: %w", err)
-		}
-		h, state, err := decodeSnapshot(b)
+		h, state, err := readSnapshot(name)
 		switch {
+		case errors.Is(err, errRead):
+			return 0, nil, skipped, err
 		case err != nil:
 			skipped = append(skipped, fmt.Errorf("%s: %w", name, err))
 		case h > limit:
