@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"top/lib/ledger"
 	"top/lib/load"
+	"top/lib/session"
 	"top/lib/tool"
 	"top/lib/top"
 )
@@ -29,13 +31,16 @@ every node must have the same root and every nano be where the verdicts say.
 Rates, each a figure of its own:
  signed   one signature for each payment
  batched  one signature for --batch payments
+ ticks    service payments: each checked by its provider, and booked by claims of a
+          whole voucher, of which --offer are handed in each second; with --presign
+          the hash chains are made before the clock starts
 
 --offer 0 keeps --window payments of each driver under way instead.`,
 		Flags: []tool.Flag{
-			{Name: "rate", Default: load.Signed, Help: "signed or batched"},
+			{Name: "rate", Default: load.Signed, Help: "signed, batched or ticks"},
 			{Name: "validators", Kind: tool.Int, Default: "4", Help: "of the fresh network"},
 			{Name: "seconds", Kind: tool.Int, Default: "30", Help: "how long payments are offered"},
-			{Name: "offer", Kind: tool.Int, Default: "0", Help: "transactions offered a second, by all drivers; 0 is as many as are settled"},
+			{Name: "offer", Kind: tool.Int, Default: "0", Help: "transactions (or claims) offered a second, by all drivers; 0 is as many as are settled"},
 			{Name: "window", Kind: tool.Int, Default: "4000", Help: "transactions of one driver under way, with --offer 0"},
 			{Name: "batch", Kind: tool.Int, Default: "1000", Help: "payments under one signature, when batched"},
 			{Name: "presign", Kind: tool.Bool, Help: "sign before the clock starts"},
@@ -44,7 +49,7 @@ Rates, each a figure of its own:
 			{Name: "plot", Help: "write a plot of every second to this file: out.svg"},
 		},
 		Records:  []string{"bench"},
-		Examples: []string{"top-chain bench --offer 10000", "top-chain bench --rate batched --batch 8000 --json"},
+		Examples: []string{"top-chain bench --offer 10000", "top-chain bench --rate batched --batch 8000 --json", "top-chain bench --rate ticks --offer 1500"},
 		Run:      bench,
 	}
 }
@@ -62,7 +67,7 @@ func drive(ctx context.Context, c *tool.Call) error {
 	if err := json.Unmarshal([]byte(c.Arg(0)), &p); err != nil {
 		return top.Errorf(top.Usage, "not a plan: %v", err)
 	}
-	d, err := load.NewDriver(p)
+	d, err := load.NewDriver(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -105,6 +110,7 @@ type benchRecord struct {
 	Accepted   int        `json:"accepted"` // payments a second
 	Busy       int        `json:"busy"`     // payments a second that were told to come again
 	Settled    int        `json:"settled"`  // payments a second
+	Claims     int        `json:"claims"`   // claims a second that booked them, at the rate of ticks
 	Failed     top.Count  `json:"failed"`   // transactions
 	Lost       top.Count  `json:"lost"`     // transactions taken and not final in time
 	P50Us      int        `json:"p50_us"`
@@ -130,6 +136,7 @@ const (
 	benchFund   = 1_000 * top.One
 	benchExtra  = 10_000_000 * top.One
 	benchDrain  = 15 * time.Second
+	tickPayers  = 65     // of each driver: its provider, and who pay him
 	createBatch = 20_000 // accounts made by one transaction
 	exactPayers = 8_192  // accounts whose balances are all checked
 )
@@ -139,18 +146,26 @@ func bench(ctx context.Context, c *tool.Call) error {
 		Rate: c.String("rate"), Window: c.Int("window"), Presign: c.Bool("presign"), Batch: c.Int("batch"),
 		Duration: time.Duration(c.Int("seconds")) * time.Second, Drain: benchDrain, Accounts: c.Int("payers"), Nonce: 1,
 	}
-	if p.Rate == load.Signed {
+	switch p.Rate {
+	case load.Signed:
 		p.Batch = 1
+	case load.Ticks:
+		p.Batch = session.MaxSteps
+		if !c.Set("payers") {
+			p.Accounts = tickPayers
+		}
 	}
 	vals := c.Int("validators")
 	switch {
-	case p.Rate != load.Signed && p.Rate != load.Batched:
-		return top.Errorf(top.Usage, "--rate %s: want signed or batched", p.Rate)
+	case !slices.Contains(load.Rates, p.Rate):
+		return top.Errorf(top.Usage, "--rate %s: want %s", p.Rate, strings.Join(load.Rates, ", "))
+	case p.Rate == load.Ticks && c.Int("offer") == 0:
+		return top.Errorf(top.Usage, "ticks are checked as fast as can be, but say how many claims a second are handed in: --offer 1500")
 	case vals < 1 || vals > maxValidators:
 		return top.Errorf(top.Usage, "--validators %d: want 1 to %d", vals, maxValidators)
 	case p.Duration < time.Second || p.Accounts < 2 || p.Batch < 1 || p.Batch > ledger.MaxRecords || c.Int("offer") < 0 || p.Window < 1:
 		return top.Errorf(top.Usage, "want --seconds from 1, --payers from 2, --batch from 1 to %d, --window from 1 and --offer from 0", ledger.MaxRecords)
-	case p.Presign && c.Int("offer") == 0:
+	case p.Presign && p.Rate != load.Ticks && c.Int("offer") == 0:
 		return top.Errorf(top.Usage, "--presign needs to know how much: --offer N")
 	}
 	p.All = max(c.Int("accounts"), vals*p.Accounts)
@@ -248,6 +263,9 @@ func (n *benchNet) measure(ctx context.Context, c *tool.Call, p load.Plan) (r be
 	}
 	burned := n.status(ctx).Burned - before.Burned
 	r.Conserved = held-after == burned && burned == top.Amount(sum.Bytes)*status.FeePerByte
+	if p.Rate == load.Ticks {
+		return r, n.tally(ctx, p, &r, sum.Ticks, after-held+burned)
+	}
 	return r, nil
 }
 
@@ -263,6 +281,7 @@ func (r *benchRecord) add(results []load.Result, feePerByte top.Amount) (sum loa
 		sum.Final += d.Final
 		sum.Failed += d.Failed
 		sum.InTime += d.InTime
+		sum.Ticks += d.Ticks
 		sum.Last = max(sum.Last, d.Last)
 		sum.Bytes += d.Bytes
 		sum.Size = max(sum.Size, d.Size)
@@ -282,6 +301,10 @@ func (r *benchRecord) add(results []load.Result, feePerByte top.Amount) (sum loa
 	r.Offered, r.Accepted, r.Busy, r.Settled = rate(sum.Offered), rate(sum.Taken), rate(sum.Busy), rate(sum.InTime)
 	r.Failed, r.Lost = top.Count(sum.Failed), top.Count(sum.Taken-min(sum.Taken, sum.Final))
 	us := func(q float64) int { return int(sum.Latency.Quantile(q).Microseconds()) }
+	if r.Rate == load.Ticks {
+		r.Claims, r.Settled = r.Settled/r.Batch, int(sum.Ticks)/r.Seconds
+		r.Offered, r.Accepted = r.Settled, r.Settled
+	}
 	r.P50Us, r.P95Us, r.P99Us = us(0.5), us(0.95), us(0.99)
 	r.DriverCPU = int(cpu * 1000 / float64(r.Seconds))
 	r.CPUNanos = (r.DriverCPU + r.NodeCPU) * 1e6 / max(r.Settled, 1)
@@ -296,8 +319,11 @@ func (r benchRecord) table() string {
 		fmt.Fprintf(&b, "%-28s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	when := "signed within the window"
+	if r.Rate == load.Ticks {
+		when = "hash chains made within the window"
+	}
 	if r.Presigned {
-		when = "signed before the clock started"
+		when = strings.Replace(when, "within the window", "before the clock started", 1)
 	}
 	row("machine", "%d x %s", r.Cores, r.CPU)
 	row("network", "%d validators, %d drivers, %d payers, %d accounts", r.Validators, r.Drivers, r.Payers, r.Accounts)
@@ -305,6 +331,9 @@ func (r benchRecord) table() string {
 	row("offered, payments/s", "%d", r.Offered)
 	row("told busy, payments/s", "%d", r.Busy)
 	row("settled, payments/s", "%d over %d s", r.Settled, r.Seconds)
+	if r.Rate == load.Ticks {
+		row("claims booked/s", "%d, of %d ticks each at most", r.Claims, r.Batch)
+	}
 	row("submit to final", "p50 %d ms, p95 %d ms, p99 %d ms", r.P50Us/1000, r.P95Us/1000, r.P99Us/1000)
 	row("blocks", "%d", r.Blocks)
 	row("processor", "validators %.2f cores, drivers %.2f, %.2f us a payment in all", float64(r.NodeCPU)/1000, float64(r.DriverCPU)/1000, float64(r.CPUNanos)/1000)

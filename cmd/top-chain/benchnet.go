@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -127,6 +128,27 @@ func (n *benchNet) held(ctx context.Context, p load.Plan) (sum top.Amount, err e
 		sum += a.Balance
 	}
 	return sum, nil
+}
+
+// tally compares what the chain booked over all channels with the ticks that the
+// providers checked, and with the money that came to them.
+func (n *benchNet) tally(ctx context.Context, p load.Plan, r *benchRecord, ticks uint64, earned top.Amount) error {
+	booked, price := uint64(0), top.Amount(0)
+	for i := range n.vals {
+		q := p
+		q.Chain, q.Seed, q.Index, q.First = n.chain, n.root, n.index, i*p.Accounts
+		b, err := load.Booked(ctx, q, n.nodes[i])
+		if err != nil {
+			return err
+		}
+		booked += b
+		price += top.Amount(b) * load.TickPrice
+	}
+	r.Conserved = booked == ticks && price == earned
+	if !r.Conserved {
+		r.Reason = cmp.Or(r.Reason, fmt.Sprintf("%d ticks were checked, %d booked, %s earned", ticks, booked, earned))
+	}
+	return nil
 }
 
 func (n *benchNet) status(ctx context.Context) api.ChainStatus {

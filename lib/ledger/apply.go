@@ -146,7 +146,7 @@ func (s *State) Admit(t *Tx, size int) error {
 	}
 	switch b := t.Body.(type) {
 	case *Claim:
-		_, _, err := s.claimable(t, &b.Claim, size)
+		_, _, err := s.claimable(t, b, size)
 		return err
 	case *Close:
 		if c, ok := s.channel[b.Channel]; ok && c.Provider == t.From {

@@ -394,12 +394,16 @@ func (b *Open) get(d *wire.Decoder) {
 }
 
 // Claim pays a provider what a voucher and its ticks prove.
-type Claim struct{ Claim session.Claim }
+type Claim struct {
+	Claim session.Claim
+
+	proven proven // not of the transaction: what Admit or Apply found
+}
 
 // Kind is KindClaim.
 func (*Claim) Kind() Kind            { return KindClaim }
 func (b *Claim) put(e *wire.Encoder) { b.Claim.Put(e) }
-func (b *Claim) get(d *wire.Decoder) { b.Claim.Get(d) }
+func (b *Claim) get(d *wire.Decoder) { b.Claim.Get(d); b.proven = proven{} }
 
 // Close ends a channel: at once by the provider, with a last claim if there is
 // one; by the payer after the deadline.

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -34,19 +35,22 @@ const (
 	Batched = "batched" // one signature for Batch payments
 )
 
+// Rates are all of them.
+var Rates = []string{Signed, Batched, Ticks}
+
 // A Plan is what one driver does.
 type Plan struct {
 	Sock      string        `json:"sock"`
 	Chain     top.ChainID   `json:"chain"`
 	Rate      string        `json:"rate"`
-	PerSecond float64       `json:"per_second"` // transactions offered; 0 keeps Window under way
+	PerSecond float64       `json:"per_second"` // transactions offered, claims at the rate of ticks; 0 keeps Window under way
 	Window    int           `json:"window"`
 	Duration  time.Duration `json:"duration"`
-	Drain     time.Duration `json:"drain"` // that what was taken has to become final
-	Presign   bool          `json:"presign"`
-	Batch     int           `json:"batch"` // payments of one transaction, when batched
-	Seed      top.ID        `json:"seed"`  // of the accounts' keys
-	First     int           `json:"first"` // number of its first account
+	Drain     time.Duration `json:"drain"`   // that what was taken has to become final
+	Presign   bool          `json:"presign"` // sign, or make the hash chains, before the clock starts
+	Batch     int           `json:"batch"`   // payments of one transaction, when batched
+	Seed      top.ID        `json:"seed"`    // of the accounts' keys
+	First     int           `json:"first"`   // number of its first account
 	Accounts  int           `json:"accounts"`
 	Index     uint32        `json:"index"` // on the chain, of the account with number 0
 	All       int           `json:"all"`   // accounts of all drivers
@@ -62,6 +66,7 @@ type Result struct {
 	Final   uint64     `json:"final"`
 	Failed  uint64     `json:"failed"`  // of those, not carried out
 	InTime  uint64     `json:"in_time"` // final within the duration
+	Ticks   uint64     `json:"ticks"`   // checked by the provider
 	Bytes   uint64     `json:"bytes"`   // of those that are final
 	CPU     float64    `json:"cpu"`     // seconds, within the duration
 	Seconds []Second   `json:"seconds"`
@@ -95,7 +100,8 @@ type Driver struct {
 	now  func() time.Time
 
 	mu    sync.Mutex
-	sent  []sent // by transaction
+	sent  []sent      // by transaction
+	ticks *tickDriver // nil at other rates
 	r     Result
 	room  chan struct{}
 	start time.Time
@@ -106,13 +112,18 @@ type Driver struct {
 type sent struct{ due, size uint32 }
 
 // NewDriver prepares a driver: it makes the keys and, when the plan says so, signs.
-func NewDriver(p Plan) (*Driver, error) {
-	if p.Accounts <= 0 || p.All < p.Accounts || p.Duration <= 0 || p.Rate != Signed && p.Rate != Batched {
+func NewDriver(ctx context.Context, p Plan) (*Driver, error) {
+	if p.Accounts <= 0 || p.All < p.Accounts || p.Duration <= 0 || !slices.Contains(Rates, p.Rate) || p.Rate == Ticks && (p.PerSecond == 0 || p.Accounts < 2) {
 		return nil, top.Errorf(top.Invalid, "not a plan: %+v", p)
 	}
 	d := &Driver{plan: p, now: time.Now, room: make(chan struct{}, 1)}
 	for i := range p.Accounts {
 		d.keys = append(d.keys, Key(p.Seed, p.First+i))
+	}
+	if p.Rate == Ticks {
+		var err error
+		d.ticks, err = newTicks(ctx, d)
+		return d, err
 	}
 	if p.Presign {
 		n := int(p.PerSecond*p.Duration.Seconds()) + 1
@@ -182,7 +193,11 @@ func (d *Driver) Run(ctx context.Context) (Result, error) {
 	cpu := used()
 	heard := make(chan error, 1)
 	go func() { heard <- d.listen(s) }()
-	err = d.offer(ctx, s)
+	if d.ticks != nil {
+		err = d.ticks.run(s)
+	} else {
+		err = d.offer(ctx, s)
+	}
 	d.mu.Lock()
 	d.r.CPU = used() - cpu
 	d.mu.Unlock()
@@ -241,13 +256,7 @@ func (d *Driver) offer(ctx context.Context, s *api.TxStream) error {
 			if d.plan.PerSecond > 0 {
 				at = time.Duration(float64(n) / d.plan.PerSecond * float64(time.Second))
 			}
-			d.mu.Lock()
-			d.sent = append(d.sent, sent{uint32(at.Milliseconds()), uint32(len(raw))})
-			d.r.Offered++
-			d.r.Size = len(raw)
-			d.second(now).Offered++
-			d.mu.Unlock()
-			if err := s.Send(raw); err != nil {
+			if err := d.send(s, raw, at, now); err != nil {
 				return err
 			}
 			n++
@@ -264,6 +273,17 @@ func (d *Driver) offer(ctx context.Context, s *api.TxStream) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// send offers one transaction that was due at some time.
+func (d *Driver) send(s *api.TxStream, raw []byte, due, now time.Duration) error {
+	d.mu.Lock()
+	d.sent = append(d.sent, sent{uint32(due.Milliseconds()), uint32(len(raw))})
+	d.r.Offered++
+	d.r.Size = max(d.r.Size, len(raw))
+	d.second(now).Offered++
+	d.mu.Unlock()
+	return s.Send(raw)
 }
 
 func (d *Driver) next(n int) ([]byte, error) {
@@ -317,6 +337,8 @@ func (d *Driver) note(v api.Verdict, now time.Duration) {
 		d.second(now).Final++
 		if v.Code != 0 {
 			r.Failed++
+		} else if d.ticks != nil {
+			d.ticks.final(v.Seq)
 		}
 		if now <= d.plan.Duration {
 			r.InTime++

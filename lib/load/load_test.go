@@ -70,7 +70,7 @@ func plan(sock string) Plan {
 
 func run(t *testing.T, p Plan) Result {
 	t.Helper()
-	d, err := NewDriver(p)
+	d, err := NewDriver(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,12 +163,12 @@ func TestD3_TheBytesAreThoseSent(t *testing.T) {
 
 func TestPlansThatAreNone(t *testing.T) {
 	for name, f := range map[string]func(*Plan){
-		"rate": func(p *Plan) { p.Rate = "ticks" }, "payers": func(p *Plan) { p.Accounts = 0 }, "time": func(p *Plan) { p.Duration = 0 },
+		"rate": func(p *Plan) { p.Rate = "gold" }, "payers": func(p *Plan) { p.Accounts = 0 }, "time": func(p *Plan) { p.Duration = 0 },
 		"presign": func(p *Plan) { p.Presign, p.PerSecond = true, 0 },
 	} {
 		p := plan("")
 		if f(&p); p.Rate != "" {
-			if _, err := NewDriver(p); !errors.Is(err, top.ErrInvalid) {
+			if _, err := NewDriver(t.Context(), p); !errors.Is(err, top.ErrInvalid) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}

@@ -27,7 +27,7 @@ var floors = map[string]string{
 	"ledger":  "top wire keys session receipt billing audit capacity quality cross route",
 	"settle":  "top keys session ledger api",
 	"pool":    "top keys ledger",
-	"load":    "top keys ledger sock api",
+	"load":    "top keys session ledger sock api",
 	"rules":   "",
 	// For tests alone.
 	"tool/tooltest": "",
