@@ -25,9 +25,10 @@ type app struct {
 	fault *fault
 	log   *slog.Logger
 
-	pool   *pool.Pool
-	hand   func([]byte) error // gives a bundle to CometBFT; set before it starts
-	gossip *gossip            // nil while nothing is told to peers
+	pool    *pool.Pool
+	hand    func([]byte) error      // gives a bundle to CometBFT; set before it starts
+	gossip  *gossip                 // nil while nothing is told to peers
+	propose func([][]byte) [][]byte // Config.propose
 
 	saving sync.WaitGroup // snapshots under way
 
@@ -146,6 +147,14 @@ func (a *app) admit(all []ledger.Signed, sizes []int) ([]error, error) {
 		errs[i] = a.state.Admit(s.Tx, sizes[i])
 	}
 	return errs, nil
+}
+
+// PrepareProposal proposes what waits, as far as a block holds it.
+func (a *app) PrepareProposal(ctx context.Context, q *abci.RequestPrepareProposal) (*abci.ResponsePrepareProposal, error) {
+	if a.propose != nil {
+		q.Txs = a.propose(q.Txs)
+	}
+	return a.BaseApplication.PrepareProposal(ctx, q)
 }
 
 // ProcessProposal refuses a block only for what any node finds wrong without

@@ -262,8 +262,18 @@ func TestBundlesSpread(t *testing.T) {
 			t.Errorf("%s is sent %x", p.id, b)
 		}
 	}
+	// What was made here and is not final after a while is said again.
+	late := ledger.BundleID(mine[1:])
+	for _, p := range []*fakePeer{x.a, x.b, c} {
+		if b := x.next(p); !bytes.Equal(b, encodeIDs(gossipHave, []top.ID{late})) {
+			t.Errorf("%s is sent %x", p.id, b)
+		}
+	}
 	// A peer that is gone is sent nothing more.
 	x.RemovePeer(c, nil)
+	for len(c.got) > 0 {
+		<-c.got
+	}
 	x.from(x.a, append([]byte{gossipBundle}, three...))
 	<-x.handed
 	x.next(x.b)

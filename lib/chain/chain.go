@@ -61,6 +61,8 @@ type Config struct {
 	Mesh        string        // multiaddress where light clients are answered; "" answers none
 	Ready       func() error  // called once the socket answers; may be nil
 	Log         *slog.Logger  // nil is silent
+
+	propose func(waiting [][]byte) [][]byte // what a test has this node propose; nil is all that waits
 }
 
 // Node is a validator or a full node.
@@ -265,7 +267,7 @@ func (n *Node) begin(ctx context.Context) error {
 	}
 	n.index.raw = n.rawAt
 	n.app = newApp(n.genesis.Chain, n.index, n.files.state(), n.fault, n.cfg.Log)
-	n.app.hand, n.app.every = n.hand, n.cfg.Snapshots
+	n.app.hand, n.app.every, n.app.propose = n.hand, n.cfg.Snapshots, n.cfg.propose
 	n.app.gossip = newGossip(n.app.pool, n.cfg.Log)
 	if err := n.app.load(); err != nil {
 		return err

@@ -62,6 +62,7 @@ const (
 	maxGossipIDs   = 256
 	maxMissing     = 4096
 	askAfter       = 100 * time.Millisecond
+	lateAfter      = 2 * time.Second
 	gossipPatience = 8 // times that a missing bundle is asked for
 )
 
@@ -255,10 +256,13 @@ func (g *gossip) has(p *gossipPeer, id top.ID) {
 	}
 }
 
-// ask asks for what did not come by itself.
+// ask asks for what did not come by itself, and says again what was made here and is
+// not final: a peer without room drops what it is sent, and a node that is no validator
+// depends on others to propose it.
 func (g *gossip) ask() {
 	tick := time.NewTicker(askAfter / 2)
 	defer tick.Stop()
+	said := time.Now()
 	for {
 		select {
 		case <-g.Quit():
@@ -274,6 +278,14 @@ func (g *gossip) ask() {
 						p.put(gossipItem{gossipWant, id})
 					}
 					m.peers, m.at = m.peers[1:], now.Add(5*askAfter)
+				}
+			}
+			if now.Sub(said) > lateAfter {
+				said = now
+				for _, id := range g.pool.Late(lateAfter) {
+					for _, p := range g.peers {
+						p.put(gossipItem{gossipHave, id})
+					}
 				}
 			}
 			g.mu.Unlock()

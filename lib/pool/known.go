@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"top/lib/ledger"
 	"top/lib/top"
@@ -18,6 +19,7 @@ type known struct {
 	done    chan struct{} // closed once checked
 	claimed bool          // somebody checks it, or did
 	own     bool          // made here
+	since   time.Time     // when it was entered
 	owes    bool          // its bytes are in Pool.owed
 	handed  bool          // consensus has it
 	told    func(error)   // who brought it, of the verdict
@@ -34,6 +36,7 @@ func (k *known) checked() bool {
 
 // remember enters a bundle. The caller holds the lock.
 func (p *Pool) remember(k *known) {
+	k.since = time.Now()
 	p.known[k.id] = k
 	p.fifo = append(p.fifo, k.id)
 	p.knownBytes += len(k.raw)
@@ -123,6 +126,18 @@ func (p *Pool) Bundles() (ids []top.ID) {
 	defer p.mu.Unlock()
 	for _, id := range p.fifo {
 		if k := p.known[id]; k != nil && k.handed {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Late is the names of the bundles made here that are not final after so long.
+func (p *Pool) Late(after time.Duration) (ids []top.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range p.fifo {
+		if k := p.known[id]; k != nil && k.own && k.handed && time.Since(k.since) > after {
 			ids = append(ids, id)
 		}
 	}

@@ -37,8 +37,8 @@ const (
 	maxWaiting  = 8_000                  // transactions of this node's users that wait or are under way
 	maxBytes    = 16 << 20               // and their bytes
 	payerShare  = 8                      // a payer takes at most maxWaiting and maxBytes / payerShare
-	maxKnown    = 256 << 20              // bytes of bundles remembered
-	maxQueued   = 64 << 20               // bytes of peers' bundles that wait to be checked
+	maxKnown    = 128 << 20              // bytes of bundles remembered
+	maxQueued   = 32 << 20               // bytes of peers' bundles that wait to be checked
 	busyPause   = 100 * time.Millisecond // when there may be room again
 )
 
@@ -294,9 +294,9 @@ func (p *Pool) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-// behind puts the thread of this goroutine behind the others of this machine: when
-// there is more to check than can be, consensus comes first. The thread ends with
-// the goroutine.
+// behind puts the thread of this goroutine behind the others of this machine, as
+// Linux does it for each thread: when there is more to check than can be, consensus
+// comes first. The thread ends with the goroutine.
 func behind() {
 	runtime.LockOSThread()
 	syscall.Setpriority(syscall.PRIO_PROCESS, 0, behindNice) // refused, it goes on as it was
