@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
 
 	"top/lib/chain"
@@ -70,18 +71,43 @@ func serve(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
-	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(gcMemory)
+	go roomForGarbage(ctx)
 	return n.Run(ctx)
 }
 
-// A node may grow to several times what it holds before garbage is collected, while
-// it is small (GOGC and GOMEMLIMIT of package runtime): a tenth of a saturated
-// validator's time otherwise.
+// A node may grow by so much before garbage is collected, and by four times what it
+// holds at most: to collect more often is a tenth of a saturated validator's time, and
+// a fixed limit would have a large state collected without end.
 const (
-	gcPercent = 400
-	gcMemory  = 512 << 20 // bytes
+	garbageRoom = 192 << 20 // bytes
+	garbageMost = 400       // per cent, GOGC of package runtime
+	garbageLess = 50
+	garbageLook = 2 * time.Second
 )
+
+// roomForGarbage keeps GOGC at what garbageRoom comes to.
+func roomForGarbage(ctx context.Context) {
+	tick := time.NewTicker(garbageLook)
+	defer tick.Stop()
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	last := 0
+	for {
+		metrics.Read(live)
+		percent := garbageMost
+		if held := live[0].Value.Uint64(); held > 0 {
+			percent = int(max(garbageLess, min(garbageMost, garbageRoom*100/held)))
+		}
+		if percent != last {
+			debug.SetGCPercent(percent)
+			last = percent
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
 
 func serveLight(ctx context.Context, c *tool.Call, dir home.Dir, join chain.Join) error {
 	l, err := chain.NewLight(chain.LightConfig{
