@@ -16,7 +16,7 @@ func app() tool.App {
 client that verifies headers and proofs and keeps no state. All three answer on
 the same socket, TOP_HOME/run/chain.sock; the other commands ask there.`,
 		Verbs: []tool.Verb{
-			initVerb(), serveVerb(), statusVerb(), submitVerb(), queryVerb(), watchVerb(), localnetVerb(), verifyVerb(), benchVerb(), driverVerb(),
+			initVerb(), serveVerb(), statusVerb(), submitVerb(), queryVerb(), watchVerb(), localnetVerb(), validatorKeyVerb(), verifyVerb(), benchVerb(), driverVerb(),
 		},
 		Doctor:      doctor,
 		DoctorFlags: []tool.Flag{sockFlag()},

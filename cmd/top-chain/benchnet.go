@@ -43,7 +43,8 @@ func startBench(ctx context.Context, c *tool.Call, dir string, vals int) (*bench
 		net.vals = append(net.vals, home.Dir(filepath.Join(dir, fmt.Sprintf("val%d", i))))
 	}
 	root := top.Address(load.Key(net.root, -1).Public())
-	if err := net.prepare([]string{fmt.Sprintf("%s=%d", root, 5_000_000_000)}); err != nil {
+	begin := beginning{funds: []string{fmt.Sprintf("%s=%d", root, 5_000_000_000)}, stakes: []string{root.String() + "=1000"}}
+	if err := net.prepare(begin); err != nil {
 		return nil, err
 	}
 	self, err := os.Executable()

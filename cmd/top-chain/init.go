@@ -25,7 +25,7 @@ func initVerb() tool.Verb {
 starts from the genesis or from a header that you trust (--trust HEIGHT:HASH, at
 most nine days old). Repeating it with the same genesis changes where to listen
 and whom to dial, and keeps keys and data.`,
-		Flags: []tool.Flag{
+		Flags: append(stakeFlags(), []tool.Flag{
 			{Name: "genesis", Help: "join the chain of this genesis file"},
 			{Name: "peer", Kind: tool.Strings, Help: "whom to dial: ID@HOST:PORT, for a light client /ip4/…/tcp/…/p2p/…; may repeat"},
 			{Name: "light", Kind: tool.Bool, Help: "verify headers and proofs, keep no state"},
@@ -36,10 +36,11 @@ and whom to dial, and keeps keys and data.`,
 			{Name: "tx-kind", Kind: tool.Strings, Help: "new chain: accept this transaction kind only; may repeat"},
 			{Name: "deadline", Kind: tool.Duration, Default: "10m", Help: "new chain: how long claims count after a close"},
 			{Name: "deadline-blocks", Kind: tool.Int, Default: "100", Help: "new chain: and at least so many blocks"},
-		},
+		}...),
 		Records: []string{"init"},
 		Examples: []string{
 			"top-chain init --fund alice=1000",
+			"top-chain init --fund alice=1000 --stake alice=100000 --rule epoch_blocks=200",
 			"top-chain init --genesis genesis.json --peer 9f86d081…@192.0.2.7:26656",
 			"top-chain init --light --genesis genesis.json --peer /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo…",
 		},
@@ -125,11 +126,7 @@ func genesisFor(c *tool.Call, dir home.Dir) (raw []byte, role string, err error)
 	} else if !errors.Is(err, top.ErrNotFound) {
 		return nil, "", err
 	}
-	funds, err := parseFunds(dir, c.Strings("fund"))
-	if err != nil {
-		return nil, "", err
-	}
-	raw, err = newGenesis(funds, []home.Dir{dir}, func(p *ledger.Params) {
+	raw, err = newGenesis(beginningOf(c), []home.Dir{dir}, func(p *ledger.Params) {
 		p.DeadlineSec, p.DeadlineBlocks = uint64(c.Duration("deadline").Seconds()), uint64(max(c.Int("deadline-blocks"), 0))
 		if kinds := c.Strings("tx-kind"); len(kinds) > 0 {
 			p.Kinds = kinds
@@ -178,11 +175,34 @@ func drawPorts(dir home.Dir, j *chain.Join) error {
 	return nil
 }
 
-// newGenesis is the genesis of a chain whose validators are these homes.
-func newGenesis(funds []ledger.GenesisAccount, validators []home.Dir, set func(*ledger.Params)) ([]byte, error) {
+// A beginning is what --fund, --stake and --rule say of a new chain.
+type beginning struct{ funds, stakes, rules []string }
+
+func beginningOf(c *tool.Call) beginning {
+	return beginning{c.Strings("fund"), c.Strings("stake"), c.Strings("rule")}
+}
+
+// newGenesis is the genesis of a chain whose validators are these homes; contacts are
+// those of the first home.
+func newGenesis(b beginning, validators []home.Dir, set func(*ledger.Params)) ([]byte, error) {
 	id, err := chain.DrawChainID(rand.Reader)
 	if err != nil {
 		return nil, err
+	}
+	funds, err := parseFunds(validators[0], b.funds)
+	if err != nil {
+		return nil, err
+	}
+	g := ledger.Genesis{Params: ledger.DefaultParams(id), Time: uint64(time.Now().Unix()), Accounts: funds}
+	set(&g.Params)
+	if err := setRules(&g.Params, b.rules); err != nil {
+		return nil, err
+	}
+	if len(b.stakes) > 0 {
+		if err := genesisStakes(b.stakes, &g, validators); err != nil {
+			return nil, err
+		}
+		return chain.NewGenesis(g, nil)
 	}
 	var keys [][32]byte
 	for _, dir := range validators {
@@ -192,8 +212,6 @@ func newGenesis(funds []ledger.GenesisAccount, validators []home.Dir, set func(*
 		}
 		keys = append(keys, k)
 	}
-	g := ledger.Genesis{Params: ledger.DefaultParams(id), Time: uint64(time.Now().Unix()), Accounts: funds}
-	set(&g.Params)
 	return chain.NewGenesis(g, keys)
 }
 

@@ -29,15 +29,16 @@ func localnetVerb() tool.Verb {
 		Doc: `Makes homes DIR/val0, DIR/val1, … with one genesis, runs a node in each as a
 process of its own, and stays up until it is interrupted. Run again on the same
 DIR it goes on where the network stopped. Each --light HOME becomes a light
-client of the network. Deadlines are 5 s and 20 blocks.
+client of the network. Deadlines are 5 s and 20 blocks, an epoch is 100 blocks. With
+--stake the validators are elected; without, they are these for ever.
 
 A node that was killed comes back with: top-chain serve --home DIR/val0`,
 		Args: []tool.Arg{{Name: "DIR", Help: "folder for the homes"}},
-		Flags: []tool.Flag{
+		Flags: append(stakeFlags(), []tool.Flag{
 			{Name: "validators", Kind: tool.Int, Default: "4", Help: "how many (a network of 4 goes on with one down)"},
 			{Name: "fund", Kind: tool.Strings, Help: "ADDRESS=AMOUNT of TOP that exist from the start; may repeat"},
 			{Name: "light", Kind: tool.Strings, Help: "make this home a light client of the network and run it; may repeat"},
-		},
+		}...),
 		Records:  []string{"ready"},
 		Examples: []string{"top-chain localnet ./net --fund alice=1000", "top-chain localnet ./net --validators 1 --json"},
 		Run:      localnet,
@@ -58,6 +59,9 @@ type readyRecord struct {
 const (
 	localDeadlineSec    = 5
 	localDeadlineBlocks = 20
+	localEpochBlocks    = 100
+	localVoteEpochs     = 2
+	localJailSec        = 10
 	maxValidators       = 64
 	localStart          = 60 * time.Second // until every node must answer
 	localStop           = 5 * time.Second  // that nodes have to end
@@ -73,7 +77,7 @@ func localnet(ctx context.Context, c *tool.Call) error {
 		return err
 	}
 	defer release()
-	if err := net.prepare(c.Strings("fund")); err != nil {
+	if err := net.prepare(beginningOf(c)); err != nil {
 		return err
 	}
 	self, err := os.Executable()
@@ -145,12 +149,12 @@ func openLocal(c *tool.Call) (*local, error) {
 }
 
 // prepare makes every home that is not made yet.
-func (n *local) prepare(funds []string) error {
+func (n *local) prepare(b beginning) error {
 	raw, err := chain.LoadGenesis(n.vals[0])
 	if errors.Is(err, top.ErrNotFound) {
-		raw, err = n.create(funds)
-	} else if len(funds) > 0 && err == nil {
-		return top.Errorf(top.Denied, "%s holds a network already and its money exists (leave out --fund, or choose another DIR)", n.dir)
+		raw, err = n.create(b)
+	} else if len(b.funds)+len(b.stakes)+len(b.rules) > 0 && err == nil {
+		return top.Errorf(top.Denied, "%s holds a network already and its money exists (leave out --fund, --stake and --rule, or choose another DIR)", n.dir)
 	}
 	if err != nil {
 		return err
@@ -167,13 +171,10 @@ func (n *local) prepare(funds []string) error {
 }
 
 // create draws a chain and makes the validators' homes.
-func (n *local) create(fund []string) ([]byte, error) {
-	funds, err := parseFunds(n.vals[0], fund)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := newGenesis(funds, n.vals, func(p *ledger.Params) {
+func (n *local) create(b beginning) ([]byte, error) {
+	raw, err := newGenesis(b, n.vals, func(p *ledger.Params) {
 		p.DeadlineSec, p.DeadlineBlocks = localDeadlineSec, localDeadlineBlocks
+		p.Stake.EpochBlocks, p.Stake.VoteEpochs, p.Stake.JailSeconds = localEpochBlocks, localVoteEpochs, localJailSec
 	})
 	if err != nil {
 		return nil, err

@@ -25,6 +25,10 @@ holds what it says, for what exists and for what does not.`,
 			query("node", "NODE", "one row of the registry", "node", queryNode),
 			query("nodes", "", "the registry", "node", queryNodes,
 				tool.Flag{Name: "service", Help: "only nodes that sell this service"}),
+			query("validators", "", "who can be elected, and who is", "validator", queryValidators),
+			query("validator", "VALIDATOR", "one validator", "validator", queryValidator),
+			query("stakes", "ADDRESS", "what an account has staked, and what is on its way", "stake", queryStakes),
+			query("proposals", "", "what the stake votes on", "proposal", queryProposals),
 			query("tx", "ID", "what became of a transaction", "tx", queryTx,
 				tool.Flag{Name: "wait", Kind: tool.Duration, Default: "0s", Help: "wait so long until it is final"}),
 			query("params", "", "the chain's parameters", "params", queryParams),
@@ -53,6 +57,8 @@ func query(name, operand, summary, record string, run queryFunc, flags ...tool.F
 			"ADDRESS": "an address, or the name of a contact",
 			"ID":      "64 hex digits",
 			"NODE":    "a node id, topnode1…",
+
+			"VALIDATOR": "a validator id, topval1…",
 		}
 		v.Args = []tool.Arg{{Name: operand, Help: help[operand]}}
 	}
@@ -180,6 +186,40 @@ func queryNodes(ctx context.Context, c *tool.Call, chain *api.Chain) error {
 	return chain.Nodes(ctx, c.String("service"), func(r api.Node) error { return c.Emit(r, "%s", nodeText(r)) })
 }
 
+func queryValidators(ctx context.Context, c *tool.Call, chain *api.Chain) error {
+	return chain.Validators(ctx, func(r api.Validator) error { return c.Emit(r, "%s", r.Text()) })
+}
+
+func queryValidator(ctx context.Context, c *tool.Call, chain *api.Chain) error {
+	id, err := top.ParseValidatorID(c.Arg(0))
+	if err != nil {
+		return err
+	}
+	r, err := chain.Validator(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := c.Emit(r, "%s", r.Text()); err != nil {
+		return err
+	}
+	if !r.Exists {
+		return top.Errorf(top.NotFound, "there is no validator %s at block %s", id, r.At.Height)
+	}
+	return nil
+}
+
+func queryStakes(ctx context.Context, c *tool.Call, chain *api.Chain) error {
+	a, err := addressArg(c, 0)
+	if err != nil {
+		return err
+	}
+	return chain.Stakes(ctx, a, func(r api.Stake) error { return c.Emit(r, "%s", r.Text()) })
+}
+
+func queryProposals(ctx context.Context, c *tool.Call, chain *api.Chain) error {
+	return chain.Proposals(ctx, func(r api.Proposal) error { return c.Emit(r, "%s", r.Text()) })
+}
+
 func queryTx(ctx context.Context, c *tool.Call, chain *api.Chain) error {
 	id, err := top.ParseID(c.Arg(0))
 	if err != nil {
@@ -197,8 +237,9 @@ func queryParams(ctx context.Context, c *tool.Call, chain *api.Chain) error {
 	if err != nil {
 		return err
 	}
-	return c.Emit(p, "chain       %s\nkinds       %s\nfee         %s TOP a byte\naccount fee %s TOP\nallowance   %s bytes a day for each TOP locked\nunlock      after %s s\ndeadline    %s s and %s blocks",
-		p.Chain, strings.Join(p.Kinds, " "), p.FeePerByte, p.AccountFee, p.AllowanceBytes, p.UnlockSeconds, p.DeadlineSec, p.DeadlineBlocks)
+	return c.Emit(p, "chain       %s\nkinds       %s\nfee         %s TOP a byte\naccount fee %s TOP\nallowance   %s bytes a day for each TOP locked\nunlock      after %s s\ndeadline    %s s and %s blocks\nepoch       %s blocks, then an election of at most %s\nown stake   %s TOP at least\nunbonding   %s s\nyield       %s millionths a year\npenalties   %s millionths for signing twice, %s for being down %s epochs, jail %s s\nvotes       last %s epochs, deposit %s TOP",
+		p.Chain, strings.Join(p.Kinds, " "), p.FeePerByte, p.AccountFee, p.AllowanceBytes, p.UnlockSeconds, p.DeadlineSec, p.DeadlineBlocks,
+		p.EpochBlocks, p.MaxValidators, p.MinSelfStake, p.UnbondSeconds, p.YieldPPM, p.DoubleSignPPM, p.DowntimePPM, p.DowntimeEpochs, p.JailSeconds, p.VoteEpochs, p.Deposit)
 }
 
 func queryGenesis(ctx context.Context, c *tool.Call, chain *api.Chain) error {

@@ -23,6 +23,7 @@ name of a contact will do.`,
 		Verbs: []tool.Verb{
 			newVerb(), importVerb(), exportVerb(), addressVerb(), contactVerb(),
 			balanceVerb(), payVerb(), payBatchVerb(), paymentVerb(), lockVerb(), unlockVerb(), historyVerb(),
+			stakeVerb(), delegateVerb(), undelegateVerb(), redelegateVerb(), validatorVerb(), unjailVerb(), proposeVerb(), voteVerb(),
 			registerVerb(), openVerb(), channelsVerb(), closeVerb(), reclaimVerb(),
 			billVerb(), settleVerb(), rehearseVerb(), signVerb(), verifyVerb(), budgetVerb(), agentVerb(),
 		},

@@ -39,8 +39,9 @@ type ChainStatus struct {
 	Evidence    int         `json:"evidence"` // conflicting headers kept
 	FeePerByte  top.Amount  `json:"fee_per_byte"`
 	AccountFee  top.Amount  `json:"account_fee"`
-	Supply      top.Amount  `json:"supply"`
-	Burned      top.Amount  `json:"burned"`
+	Supply      top.Amount  `json:"supply"` // at genesis
+	Minted      top.Amount  `json:"minted"` // since, by the yield of stakes
+	Burned      top.Amount  `json:"burned"` // since
 	Accounts    top.Count   `json:"accounts"`
 	TxKinds     []string    `json:"tx_kinds"`
 	Pending     int         `json:"pending"` // transactions that wait for a block
@@ -58,7 +59,8 @@ type Header struct {
 	Root   top.ID     `json:"root"` // state root after the block before
 }
 
-// Params are the genesis parameters of a chain, as proven by its root.
+// Params are the parameters of a chain, as proven by its root. A vote can change
+// them (top-wallet propose).
 type Params struct {
 	Type           string      `json:"type"` // "params"
 	Chain          top.ChainID `json:"chain"`
@@ -69,7 +71,19 @@ type Params struct {
 	UnlockSeconds  top.Count   `json:"unlock_seconds"`
 	DeadlineSec    top.Count   `json:"deadline_seconds"`
 	DeadlineBlocks top.Count   `json:"deadline_blocks"`
+	EpochBlocks    top.Count   `json:"epoch_blocks"`
+	MaxValidators  top.Count   `json:"max_validators"`
+	MinSelfStake   top.Amount  `json:"min_self_stake"`
+	UnbondSeconds  top.Count   `json:"unbond_seconds"`
+	YieldPPM       top.Count   `json:"yield_ppm"` // a year
+	DoubleSignPPM  top.Count   `json:"double_sign_ppm"`
+	DowntimePPM    top.Count   `json:"downtime_ppm"`
+	DowntimeEpochs top.Count   `json:"downtime_epochs"`
+	JailSeconds    top.Count   `json:"jail_seconds"`
+	VoteEpochs     top.Count   `json:"vote_epochs"`
+	Deposit        top.Amount  `json:"proposal_deposit"`
 	Supply         top.Amount  `json:"supply"`
+	Minted         top.Amount  `json:"minted"`
 	Burned         top.Amount  `json:"burned"`
 	Accounts       top.Count   `json:"accounts"`
 	At             Header      `json:"at"`
@@ -265,8 +279,9 @@ type Verified struct {
 	Signatures bool        `json:"signatures"`
 	Txs        top.Count   `json:"txs"`
 	Failed     top.Count   `json:"failed"`
-	Supply     top.Amount  `json:"supply"`
-	Burned     top.Amount  `json:"burned"`
+	Supply     top.Amount  `json:"supply"` // at genesis
+	Minted     top.Amount  `json:"minted"` // since, by the yield of stakes
+	Burned     top.Amount  `json:"burned"` // since
 	Accounts   top.Count   `json:"accounts"`
 }
 

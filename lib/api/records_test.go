@@ -44,33 +44,34 @@ type field struct {
 var forms = map[string]struct {
 	name, pattern string
 }{
-	"string":         {"string", `"[^"]*"`},
-	"bool":           {"bool", `true|false`},
-	"int":            {"number", `[0-9]+`},
-	"uint32":         {"number", `[0-9]+`},
-	"top.Amount":     {"string, nano", `"[0-9]+"`},
-	"top.Count":      {"string, count", `"[0-9]+"`},
-	"top.Height":     {"string, height", `"[0-9]+"`},
-	"top.Time":       {"time", `"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z"`},
-	"top.Address":    {"string, top1…", `"top1[0-9a-z]{58}"`},
-	"top.NodeID":     {"string, topnode1…", `"topnode1[0-9a-z]{58}"`},
-	"top.ID":         {"string, 64 hex", `"[0-9a-f]{64}"`},
-	"top.SessionID":  {"string, 32 hex", `"[0-9a-f]{32}"`},
-	"top.ChainID":    {"string, top-…", `"top-[0-9a-f]{16}"`},
-	"top.Kind":       {"string", `"[a-z-]+"`},
-	"State":          {"string", `"(ok|warn|bad)"`},
-	"Bytes":          {"base64url", `"[A-Za-z0-9_-]*"`},
-	"[]string":       {"list of string", `\[.*\]|null`},
-	"Header":         {"Header", `\{.*\}`},
-	"[]Offer":        {"list of Offer", `\[.*\]|null`},
-	"[]Hold":         {"list of Hold", `\[.*\]`},
-	"[]VerbRecord":   {"list of Verb", `\[.*\]`},
-	"[]ArgRecord":    {"list of Arg", `\[.*\]`},
-	"[]FlagRecord":   {"list of Flag", `\[.*\]`},
-	"[]ExitRecord":   {"list of Exit", `\[.*\]`},
-	"[]RelayLink":    {"list of Link", `\[.*\]`},
-	"RelayHeld":      {"Held", `\{.*\}`},
-	"receipt string": {"base64url", `"[A-Za-z0-9_-]+"`},
+	"string":          {"string", `"[^"]*"`},
+	"bool":            {"bool", `true|false`},
+	"int":             {"number", `[0-9]+`},
+	"uint32":          {"number", `[0-9]+`},
+	"top.Amount":      {"string, nano", `"[0-9]+"`},
+	"top.Count":       {"string, count", `"[0-9]+"`},
+	"top.Height":      {"string, height", `"[0-9]+"`},
+	"top.Time":        {"time", `"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z"`},
+	"top.Address":     {"string, top1…", `"top1[0-9a-z]{58}"`},
+	"top.NodeID":      {"string, topnode1…", `"topnode1[0-9a-z]{58}"`},
+	"top.ValidatorID": {"string, topval1…", `"topval1[0-9a-z]{58}"`},
+	"top.ID":          {"string, 64 hex", `"[0-9a-f]{64}"`},
+	"top.SessionID":   {"string, 32 hex", `"[0-9a-f]{32}"`},
+	"top.ChainID":     {"string, top-…", `"top-[0-9a-f]{16}"`},
+	"top.Kind":        {"string", `"[a-z-]+"`},
+	"State":           {"string", `"(ok|warn|bad)"`},
+	"Bytes":           {"base64url", `"[A-Za-z0-9_-]*"`},
+	"[]string":        {"list of string", `\[.*\]|null`},
+	"Header":          {"Header", `\{.*\}`},
+	"[]Offer":         {"list of Offer", `\[.*\]|null`},
+	"[]Hold":          {"list of Hold", `\[.*\]`},
+	"[]VerbRecord":    {"list of Verb", `\[.*\]`},
+	"[]ArgRecord":     {"list of Arg", `\[.*\]`},
+	"[]FlagRecord":    {"list of Flag", `\[.*\]`},
+	"[]ExitRecord":    {"list of Exit", `\[.*\]`},
+	"[]RelayLink":     {"list of Link", `\[.*\]`},
+	"RelayHeld":       {"Held", `\{.*\}`},
+	"receipt string":  {"base64url", `"[A-Za-z0-9_-]+"`},
 }
 
 // objects are the objects inside records that the page describes, by their names
@@ -319,6 +320,7 @@ func samples(t *testing.T) map[string]any {
 	tx, channel, digest := top.ID{0x77}, top.ID{0xcc}, top.ID{0xdd}
 	proof, session := api.Bytes{1, 2, 3, 0xfe, 0xff}, top.SessionID{0x55}
 	owed, before, text := top.Amount(90_000), 5*top.One, "hello"
+	val := top.ValidatorID(alice)
 	offer := api.Offer{Service: "relay", Unit: "message", Price: 10_000, Window: 64, Hold: []api.Hold{{Seconds: 3600, Factor: 1}}}
 	var rec receipt.Record
 	raw, err := os.ReadFile("../receipt/testdata/receipt.ndjson")
@@ -333,7 +335,11 @@ func samples(t *testing.T) map[string]any {
 		pipe.Gap{Type: "gap", Lost: 12},
 		api.LightBlock{Type: "light-block", Height: 42, Block: proof},
 		api.Node{Type: "node", Node: node, Exists: true, Owner: bob, OwnerIdx: 1, Name: "bob", Addrs: []string{"/dns4/bob.example/tcp/0"}, Offers: []api.Offer{offer}, Capacity: 100_000, Stake: top.One, At: at, Proof: proof},
-		api.Params{Type: "params", Chain: chain, Kinds: []string{"transfer", "batch"}, FeePerByte: 10, AccountFee: 100_000, AllowanceBytes: 4096, UnlockSeconds: 604_800, DeadlineSec: 600, DeadlineBlocks: 100, Supply: 1_001_000 * top.One, Burned: 1810, Accounts: 2, At: at, Proof: proof},
+		api.Params{Type: "params", Chain: chain, Kinds: []string{"transfer", "batch"}, FeePerByte: 10, AccountFee: 100_000, AllowanceBytes: 4096, UnlockSeconds: 604_800, DeadlineSec: 600, DeadlineBlocks: 100, EpochBlocks: 1000, MaxValidators: 100, MinSelfStake: 1000 * top.One, UnbondSeconds: 1_814_400, YieldPPM: 50_000, DoubleSignPPM: 50_000, DowntimePPM: 100, DowntimeEpochs: 12, JailSeconds: 600, VoteEpochs: 100, Deposit: 100 * top.One, Supply: 1_001_000 * top.One, Burned: 1810, Accounts: 2, At: at, Proof: proof},
+		api.Proposal{Type: "proposal", Number: 1, Proposer: alice, Name: "fee_per_byte", Value: 20, Deposit: 100 * top.One, Ends: 9, Epoch: 7, Next: 1000, Yes: 300 * top.One, No: 100 * top.One, All: 900 * top.One, At: at, Proof: proof},
+		api.Stake{Type: "stake", Account: alice, State: "moving", Validator: val, To: top.ValidatorID(node), Amount: 50 * top.One, Free: &later, Lot: digest, At: at, Proof: proof, Pool: proof},
+		api.Validator{Type: "validator", Validator: val, Exists: true, Owner: alice, Name: "paris", Commission: 500, Staked: 300 * top.One, Power: 300, Seen: 7, Jailed: true, JailedUntil: &later, Slashed: top.One, At: at, Proof: proof},
+		api.ValidatorKey{Type: "validator-key", Validator: val, Chain: chain, Owner: alice, Sig: proof},
 		api.SignedTx{Type: "signed-tx", ID: tx, Kind: "transfer", Expiry: later, Raw: proof},
 		api.Submitted{Type: "submitted", ID: tx},
 		api.Tx{Type: "tx", ID: tx, Kind: "transfer", From: alice, Height: 42, Index: 0, Time: when, OK: true, Fee: 1810, Size: 181, Proof: proof, Raw: proof},

@@ -36,7 +36,7 @@ type WalletStatus struct {
 // depends on Kind.
 type Spend struct {
 	ID         string      `json:"id"`   // names the wish: the same id twice has the effect of one
-	Kind       string      `json:"kind"` // "transfer", "lock", "unlock", "register", "unregister", "open", "close", "reclaim", "mailbox"
+	Kind       string      `json:"kind"` // "transfer", "lock", "unlock", "register", "unregister", "open", "close", "reclaim", "mailbox", or one of stakes
 	To         top.Address `json:"to,omitzero"`
 	Amount     top.Amount  `json:"amount,omitempty"` // nano: paid, locked, unlocked, or the cap of a channel
 	Memo       string      `json:"memo,omitempty"`
@@ -46,6 +46,7 @@ type Spend struct {
 	Node       *NodeOffer  `json:"node,omitempty"`     // of a register
 	Mailbox    top.ID      `json:"mailbox,omitzero"`   // digest of a mailbox record
 	MailboxSeq top.Count   `json:"mailbox_seq,omitempty"`
+	Stake      *StakeWish  `json:"stake,omitempty"` // of a validator, delegate, undelegate, redelegate, unjail, propose or vote
 	DryRun     bool        `json:"dry_run,omitempty"`
 	NoSubmit   bool        `json:"no_submit,omitempty"` // sign and give back, do not submit
 	VoidMs     top.Count   `json:"void_ms,omitempty"`   // how long the transaction is good for; 0 is 2 minutes

@@ -180,7 +180,8 @@ func (a *app) FinalizeBlock(_ context.Context, q *abci.RequestFinalizeBlock) (*a
 	a.answerReaders()
 	ms := uint64(q.Time.UnixMilli())
 	a.block, a.bundles = blockRows{timeMs: ms}, nil
-	a.block.entries = unlockEntries(a.state.Begin(top.Height(q.Height), ms), a.head)
+	a.block.entries = backEntries("unlocked", a.state.Begin(top.Height(q.Height), ms), a.head)
+	taken := observe(a.state, q.DecidedLastCommit.Votes, q.ProposerAddress, q.Misbehavior)
 	var leaves leafList
 	for _, raw := range q.Txs {
 		id, b, err := a.pool.Open(raw)
@@ -201,9 +202,14 @@ func (a *app) FinalizeBlock(_ context.Context, q *abci.RequestFinalizeBlock) (*a
 			leaves.add(r.ID, r.Outcome)
 		}
 	}
+	day := a.state.End()
+	a.block.entries = append(a.block.entries, backEntries("deposit", released(day.Back), a.head)...)
+	a.elections(top.Height(q.Height), day, taken)
 	a.root = a.state.Root()
 	a.applied = top.Height(q.Height)
-	return &abci.ResponseFinalizeBlock{TxResults: results(len(q.Txs), leaves.all), AppHash: a.root[:]}, nil
+	return &abci.ResponseFinalizeBlock{
+		TxResults: results(len(q.Txs), leaves.all), AppHash: a.root[:], ValidatorUpdates: updates(day.Powers),
+	}, nil
 }
 
 // apply carries out one transaction of the block.

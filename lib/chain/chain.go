@@ -63,6 +63,7 @@ type Config struct {
 	Log         *slog.Logger  // nil is silent
 
 	propose func(waiting [][]byte) [][]byte // what a test has this node propose; nil is all that waits
+	voteAs  *[32]byte                       // seed of another node, with whose key a test has this one vote
 }
 
 // Node is a validator or a full node.
@@ -272,7 +273,11 @@ func (n *Node) begin(ctx context.Context) error {
 	if err := n.app.load(); err != nil {
 		return err
 	}
-	signer, err := loadSigner(roleKey(n.seed, roleConsensus), n.files.sign())
+	voter := n.seed
+	if n.cfg.voteAs != nil {
+		voter = *n.cfg.voteAs
+	}
+	signer, err := loadSigner(roleKey(voter, roleConsensus), n.files.sign())
 	if err != nil {
 		return err
 	}

@@ -14,15 +14,22 @@ import (
 
 	"top/lib/home"
 	"top/lib/ledger"
+	"top/lib/stake"
 	"top/lib/top"
 )
 
-// maxAge is how long evidence of double signing counts, and so the longest time
-// that a light client may trust a header (economy.md, "Light clients").
+// maxAge is how long evidence of double signing counts at most, and so the longest
+// time that a light client may trust a header (economy.md, "Light clients"). It is
+// always shorter than the time that undelegated coins take to be free.
 const (
 	maxAge       = 14 * 24 * time.Hour
-	maxAgeBlocks = 5_000_000
+	maxAgeBlocks = int64(maxAge / emptyBlocks)
 )
+
+// evidenceAge is maxAge on a chain where coins take so long to be free.
+func evidenceAge(p ledger.Params) time.Duration {
+	return min(maxAge, time.Duration(p.Stake.UnbondSeconds)*time.Second*2/3)
+}
 
 // A Genesis is what a chain begins with: CometBFT's document, whose app_state is
 // the ledger's.
@@ -41,15 +48,23 @@ func DrawChainID(rand io.Reader) (id top.ChainID, err error) {
 	return id, nil
 }
 
-// NewGenesis is the genesis file of a chain whose validators have these
-// consensus keys (ConsensusKey) and equal power. The time of the ledger's
-// genesis becomes that of the chain.
-func NewGenesis(g ledger.Genesis, validators [][32]byte) ([]byte, error) {
-	if len(validators) == 0 {
-		return nil, top.Errorf(top.Invalid, "a chain needs a validator")
-	}
-	if _, err := ledger.New(g); err != nil {
+// NewGenesis is the genesis file of a chain. Its validators are those with stake in
+// the ledger's genesis; without any there, fixed ones with these consensus keys
+// (ConsensusKey) and equal power. The time of the ledger's genesis becomes that of
+// the chain.
+func NewGenesis(g ledger.Genesis, fixed [][32]byte) ([]byte, error) {
+	s, err := ledger.New(g)
+	if err != nil {
 		return nil, err
+	}
+	powers := s.Stake().Powers()
+	if len(powers) == 0 {
+		for _, v := range fixed {
+			powers = append(powers, stake.Power{ID: v, Power: 10})
+		}
+	}
+	if len(powers) == 0 {
+		return nil, top.Errorf(top.Invalid, "a chain needs a validator")
 	}
 	app, err := json.Marshal(g)
 	if err != nil {
@@ -57,7 +72,7 @@ func NewGenesis(g ledger.Genesis, validators [][32]byte) ([]byte, error) {
 	}
 	params := types.DefaultConsensusParams()
 	params.Block.MaxBytes = maxBlock
-	params.Evidence.MaxAgeDuration = maxAge
+	params.Evidence.MaxAgeDuration = evidenceAge(g.Params)
 	params.Evidence.MaxAgeNumBlocks = maxAgeBlocks
 	doc := types.GenesisDoc{
 		GenesisTime:     time.Unix(int64(g.Time), 0).UTC(),
@@ -66,10 +81,10 @@ func NewGenesis(g ledger.Genesis, validators [][32]byte) ([]byte, error) {
 		ConsensusParams: params,
 		AppState:        app,
 	}
-	for i, v := range validators {
-		key := cometed.PubKey(v[:])
+	for i, p := range powers {
+		key := cometed.PubKey(bytes.Clone(p.ID[:]))
 		doc.Validators = append(doc.Validators, types.GenesisValidator{
-			Address: key.Address(), PubKey: key, Power: 10, Name: fmt.Sprintf("val%d", i),
+			Address: key.Address(), PubKey: key, Power: int64(p.Power), Name: fmt.Sprintf("val%d", i),
 		})
 	}
 	if err := doc.ValidateAndComplete(); err != nil {
@@ -100,6 +115,9 @@ func ParseGenesis(raw []byte) (*Genesis, error) {
 	if g.Params.Chain != id || doc.InitialHeight != 1 || len(doc.Validators) == 0 || int64(g.Time) != doc.GenesisTime.Unix() {
 		return nil, top.Errorf(top.Invalid, "the genesis file contradicts itself: chain %s and %s, first height %d, %d validators",
 			id, g.Params.Chain, doc.InitialHeight, len(doc.Validators))
+	}
+	if err := sameSet(g, doc.Validators); err != nil {
+		return nil, err
 	}
 	return &Genesis{Chain: id, Hash: sha256.Sum256(bytes.TrimSpace(raw)), Doc: doc, Ledger: g}, nil
 }

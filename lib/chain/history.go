@@ -5,6 +5,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/ledger"
+	"top/lib/stake"
 	"top/lib/top"
 )
 
@@ -20,12 +21,20 @@ func genesisEntries(g ledger.Genesis) []entry {
 	return es
 }
 
-// unlockEntries is what came back to its owners as a block began.
-func unlockEntries(moves []ledger.Move, at api.Header) []entry {
+// released is coins that came back as moves.
+func released(all []stake.Release) (moves []ledger.Move) {
+	for _, r := range all {
+		moves = append(moves, ledger.Move{Account: r.Who, Way: ledger.In, Amount: r.Amount, Peer: r.Who})
+	}
+	return moves
+}
+
+// backEntries is what came back to its owners, by no transaction of theirs.
+func backEntries(kind string, moves []ledger.Move, at api.Header) []entry {
 	var es []entry
 	for _, m := range moves {
 		es = append(es, entry{
-			Account: m.Account, Kind: "unlocked", Way: wayIn, Amount: m.Amount,
+			Account: m.Account, Kind: kind, Way: wayIn, Amount: m.Amount,
 			Height: at.Height, TimeMs: uint64(at.Time.UnixMilli()),
 		})
 	}

@@ -52,10 +52,12 @@ type Light struct {
 	start   time.Time
 
 	mu       sync.Mutex
-	fork     error      // set when two signed headers contradict each other
-	evidence int        // files of such headers
-	params   api.Params // proven; zero before the first answer
-	alive    int        // peers that answered last time
+	fork     error         // set when two signed headers contradict each other
+	evidence int           // files of such headers
+	params   api.Params    // proven; zero before the first answer
+	rules    ledger.Params // the same
+	rulesAt  time.Time     // when they were proven
+	alive    int           // peers that answered last time
 }
 
 const (
@@ -329,23 +331,24 @@ func (l *Light) metrics(w io.Writer) {
 	fmt.Fprintf(w, "# TYPE top_chain_evidence gauge\ntop_chain_evidence %d\n", l.evidence)
 }
 
-// meta is the chain's parameters, proven. They never change, so that any proof
-// of them is enough.
+// rulesFor is how long proven parameters serve: a vote changes them at the end of an
+// epoch.
+const rulesFor = 20 * time.Second
+
+// meta is the chain's parameters, proven a short while ago.
 func (l *Light) meta(ctx context.Context, p *peer) (ledger.Params, error) {
 	l.mu.Lock()
-	have := l.params
+	have, since := l.rules, l.rulesAt
 	l.mu.Unlock()
-	if have.Type == "" {
-		var err error
-		if have, err = l.askParams(ctx, p); err != nil {
-			return ledger.Params{}, err
-		}
+	if !since.IsZero() && time.Since(since) < rulesFor {
+		return have, nil
 	}
-	return ledger.Params{
-		Chain: have.Chain, Kinds: have.Kinds, FeePerByte: have.FeePerByte, AccountFee: have.AccountFee,
-		AllowanceBytes: uint64(have.AllowanceBytes), UnlockSeconds: uint64(have.UnlockSeconds),
-		DeadlineSec: uint64(have.DeadlineSec), DeadlineBlocks: uint64(have.DeadlineBlocks),
-	}, nil
+	if _, err := l.askParams(ctx, p); err != nil {
+		return ledger.Params{}, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rules, nil
 }
 
 func (l *Light) askParams(ctx context.Context, p *peer) (r api.Params, err error) {
@@ -369,7 +372,7 @@ func (l *Light) askParams(ctx context.Context, p *peer) (r api.Params, err error
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if at.Height >= l.params.At.Height {
-		l.params = r
+		l.params, l.rules, l.rulesAt = r, m.Params, time.Now()
 	}
 	return r, nil
 }

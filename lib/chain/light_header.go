@@ -23,7 +23,7 @@ const (
 	// trustingPeriod is how old a verified header may be for a new one to be
 	// verified by it: two thirds of the time for which evidence counts, so that
 	// validators who sign two chains can still be punished (economy.md, "Light
-	// clients").
+	// clients"). A chain where coins are free sooner has a shorter one.
 	trustingPeriod = maxAge * 2 / 3
 	maxDrift       = 10 * time.Second // that a header may be ahead of this clock
 	keepHeaders    = 512              // verified headers kept in memory
@@ -109,7 +109,12 @@ func (hs *headers) load(trust string) error {
 
 // old says whether a header's validators may have left since: then it verifies
 // nothing any more.
-func (hs *headers) old(lb *types.LightBlock) bool { return hs.now().Sub(lb.Time) >= trustingPeriod }
+func (hs *headers) old(lb *types.LightBlock) bool { return hs.now().Sub(lb.Time) >= hs.period() }
+
+// period is the trusting period of this chain.
+func (hs *headers) period() time.Duration {
+	return min(trustingPeriod, evidenceAge(hs.genesis.Ledger.Params)*2/3)
+}
 
 // begin verifies the header that everything else is verified by: the one that
 // --trust names, or block 1 against the genesis.
@@ -304,7 +309,7 @@ func (hs *headers) accept(ctx context.Context, from source, lb *types.LightBlock
 	case above != nil:
 		return hs.backward(ctx, from, above, lb)
 	}
-	return nil, top.Errorf(top.Failed, "the last verified header is older than %s (start from a newer one: top-chain init --light --trust HEIGHT:HASH, as a node that you trust shows)", trustingPeriod)
+	return nil, top.Errorf(top.Failed, "the last verified header is older than %s (start from a newer one: top-chain init --light --trust HEIGHT:HASH, as a node that you trust shows)", hs.period())
 }
 
 // around is the verified header at a height, and the nearest below and above it.
@@ -342,7 +347,7 @@ func (hs *headers) signed(lb *types.LightBlock) bool {
 		case by == nil || hs.old(by):
 		case by == below:
 			return light.Verify(by.SignedHeader, by.ValidatorSet, lb.SignedHeader, lb.ValidatorSet,
-				trustingPeriod, hs.now(), maxDrift, light.DefaultTrustLevel) == nil
+				hs.period(), hs.now(), maxDrift, light.DefaultTrustLevel) == nil
 		case bytes.Equal(by.ValidatorsHash, lb.ValidatorsHash):
 			return by.ValidatorSet.VerifyCommitLight(hs.chain, lb.Commit.BlockID, lb.Height, lb.Commit) == nil
 		}
@@ -355,7 +360,7 @@ func (hs *headers) signed(lb *types.LightBlock) bool {
 // "light-client/verification").
 func (hs *headers) forward(ctx context.Context, from source, trusted, lb *types.LightBlock) (*types.LightBlock, error) {
 	err := light.Verify(trusted.SignedHeader, trusted.ValidatorSet, lb.SignedHeader, lb.ValidatorSet,
-		trustingPeriod, hs.now(), maxDrift, light.DefaultTrustLevel)
+		hs.period(), hs.now(), maxDrift, light.DefaultTrustLevel)
 	var far light.ErrNewValSetCantBeTrusted
 	if errors.As(err, &far) {
 		at := trusted.Height + (lb.Height-trusted.Height)/2

@@ -854,7 +854,7 @@ func TestTrustBeginsWhereItSays(t *testing.T) {
 		{"newer", at(12), 12, ""},
 		{"another", "9:" + strings.Repeat("00", 32), 0, "--trust says 00"},
 	} {
-		hs := &headers{chain: w.chain.String(), path: l.files.light(), now: time.Now, byH: map[int64]*types.LightBlock{}}
+		hs := &headers{chain: w.chain.String(), genesis: w.parsed(), path: l.files.light(), now: time.Now, byH: map[int64]*types.LightBlock{}}
 		err := hs.load(tc.trust)
 		if err == nil && hs.last == nil {
 			err = hs.begin(t.Context(), &sourceOf{w}, tc.trust)
@@ -868,7 +868,7 @@ func TestTrustBeginsWhereItSays(t *testing.T) {
 	// A header that is too old verifies nothing: --trust replaces it, without it
 	// the client says so.
 	late := func() time.Time { return time.Now().Add(trustingPeriod) }
-	hs := &headers{chain: w.chain.String(), path: l.files.light(), now: late, byH: map[int64]*types.LightBlock{}}
+	hs := &headers{chain: w.chain.String(), genesis: w.parsed(), path: l.files.light(), now: late, byH: map[int64]*types.LightBlock{}}
 	if err := hs.load(at(3)); err != nil || hs.last != nil {
 		t.Errorf("an old header: %v, %v", hs.last, err)
 	}

@@ -28,6 +28,10 @@ func (l *Light) routes() []sock.Route {
 		{Method: "GET", Path: "/v1/channels/{id}", Handle: l.channel},
 		{Method: "GET", Path: "/v1/nodes", Handle: l.nodes},
 		{Method: "GET", Path: "/v1/nodes/{id}", Handle: l.node},
+		{Method: "GET", Path: "/v1/validators", Handle: l.validators},
+		{Method: "GET", Path: "/v1/validators/{id}", Handle: l.validator},
+		{Method: "GET", Path: "/v1/accounts/{address}/stakes", Handle: l.stakesOf},
+		{Method: "GET", Path: "/v1/proposals", Handle: l.proposals},
 		{Method: "POST", Path: "/v1/txs", Access: sock.Write, MaxBody: maxSubmit, Handle: l.submit},
 		{Method: "POST", Path: "/v1/txs/stream", Access: sock.Write, MaxBody: sock.Unlimited, Handle: l.stream},
 		{Method: "GET", Path: "/v1/txs/{id}", Handle: l.tx},
@@ -53,7 +57,7 @@ func (l *Light) status(c *sock.Call) error {
 	r.Peers, r.Evidence = l.alive, l.evidence
 	p := l.params
 	r.FeePerByte, r.AccountFee, r.TxKinds = p.FeePerByte, p.AccountFee, p.Kinds
-	r.Supply, r.Burned, r.Accounts = p.Supply, p.Burned, p.Accounts
+	r.Supply, r.Minted, r.Burned, r.Accounts = p.Supply, p.Minted, p.Burned, p.Accounts
 	return c.JSON(r)
 }
 

@@ -118,12 +118,18 @@ func setOf(keys []cometed.PrivKey) *types.ValidatorSet {
 	return types.NewValidatorSet(vs)
 }
 
-// time is that of a block: four a second, since less than a minute ago.
-func (w *world) time(height int) time.Time {
+// parsed is the genesis.
+func (w *world) parsed() *Genesis {
 	g, err := ParseGenesis(w.genesis)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return g
+}
+
+// time is that of a block: four a second, since less than a minute ago.
+func (w *world) time(height int) time.Time {
+	g := w.parsed()
 	return g.Doc.GenesisTime.Add(time.Duration(height)*250*time.Millisecond + 30*time.Second)
 }
 
@@ -521,7 +527,7 @@ func (l *runningLight) settled(t *testing.T, height top.Height) {
 
 // newWorldHeaders is what a light client of the world knows at block 1.
 func newWorldHeaders(w *world) *headers {
-	hs := &headers{chain: w.chain.String(), now: time.Now, byH: map[int64]*types.LightBlock{}}
+	hs := &headers{chain: w.chain.String(), genesis: w.parsed(), now: time.Now, byH: map[int64]*types.LightBlock{}}
 	hs.startLocked(w.blocks[0].lb)
 	return hs
 }

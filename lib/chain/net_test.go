@@ -42,6 +42,12 @@ type running struct {
 // newNetwork makes homes for validators and a genesis, and starts nothing.
 func newNetwork(t *testing.T, validators int) *network {
 	t.Helper()
+	return newNetworkOf(t, validators, func(*ledger.Genesis, [][32]byte) {})
+}
+
+// newNetworkOf is newNetwork with a genesis that set may change.
+func newNetworkOf(t *testing.T, validators int, set func(*ledger.Genesis, [][32]byte)) *network {
+	t.Helper()
 	n := &network{t: t, nodes: make([]*running, validators)}
 	var err error
 	if n.chain, err = DrawChainID(rand.Reader); err != nil {
@@ -61,10 +67,12 @@ func newNetwork(t *testing.T, validators int) *network {
 	}
 	p := ledger.DefaultParams(n.chain)
 	p.DeadlineSec, p.DeadlineBlocks = 5, 20
-	n.genesis, err = NewGenesis(ledger.Genesis{
+	g := ledger.Genesis{
 		Params: p, Time: uint64(time.Now().Unix()),
 		Accounts: []ledger.GenesisAccount{{Address: n.rich.Public(), Balance: 1_000_000 * top.One}},
-	}, vals)
+	}
+	set(&g, vals)
+	n.genesis, err = NewGenesis(g, vals)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,10 +200,13 @@ func (r *running) reach(t *testing.T, height top.Height) {
 // transfer is a signed payment from the rich account.
 func (n *network) transfer(nonce uint64, to top.Address, amount top.Amount) []byte {
 	n.t.Helper()
-	tx := &ledger.Tx{
-		Chain: n.chain, Nonce: nonce, Expiry: uint64(time.Now().Add(time.Hour).Unix()),
-		Body: &ledger.Transfer{To: ledger.ToAddress(to), Amount: amount},
-	}
+	return n.signed(nonce, &ledger.Transfer{To: ledger.ToAddress(to), Amount: amount})
+}
+
+// signed is a transaction of the rich account.
+func (n *network) signed(nonce uint64, body ledger.Body) []byte {
+	n.t.Helper()
+	tx := &ledger.Tx{Chain: n.chain, Nonce: nonce, Expiry: uint64(time.Now().Add(time.Hour).Unix()), Body: body}
 	if err := tx.Sign(n.rich.Signer()); err != nil {
 		n.t.Fatal(err)
 	}
@@ -212,7 +223,13 @@ func someone(b byte) (a top.Address) {
 // pay submits a payment to node i and waits until it is final.
 func (n *network) pay(i int, nonce uint64, to top.Address, amount top.Amount) api.Tx {
 	n.t.Helper()
-	s, err := n.nodes[i].api.Submit(n.t.Context(), n.transfer(nonce, to, amount))
+	return n.do(i, n.transfer(nonce, to, amount))
+}
+
+// do submits a transaction to node i and waits until it is final.
+func (n *network) do(i int, raw []byte) api.Tx {
+	n.t.Helper()
+	s, err := n.nodes[i].api.Submit(n.t.Context(), raw)
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"top/lib/api"
 	"top/lib/ledger"
 	"top/lib/session"
+	"top/lib/stake"
 	"top/lib/top"
 )
 
@@ -64,13 +65,63 @@ func offerRecord(o session.Offer) api.Offer {
 	return r
 }
 
+func validatorRecord(id top.ValidatorID, v stake.Validator, exists bool, at api.Header, proof []byte) api.Validator {
+	r := api.Validator{Type: "validator", Validator: id, Exists: exists, At: at, Proof: proof}
+	if !exists {
+		return r
+	}
+	r.OwnerIdx, r.Name, r.Commission, r.Staked = v.Owner, v.Name, uint32(v.Commission), v.Tokens
+	r.Power, r.Seen, r.Slashed = top.Count(v.Power), top.Count(v.Seen), v.Slashed
+	r.Jailed, r.Tombstoned = v.Jailed, v.Gone
+	if v.Jailed && !v.Gone {
+		r.JailedUntil = seconds(v.JailedTill)
+	}
+	return r
+}
+
+func seconds(unix uint64) *top.Time {
+	t := top.UnixMilli(int64(min(unix, 1<<40)) * 1000)
+	return &t
+}
+
+// partRecord is what an account's shares of a pool are worth.
+func partRecord(rules stake.Params, d stake.Delegation, v stake.Validator, at api.Header) api.Stake {
+	return api.Stake{
+		Type: "stake", AccountIx: d.Who, State: "staked", Validator: d.To,
+		Amount: v.WorthAt(rules, d.Shares, uint64(at.Time.UnixMilli())), At: at,
+	}
+}
+
+// lotRecord is coins on their way; v is the validator where they earn, if they do.
+func lotRecord(rules stake.Params, l stake.Leaving, v stake.Validator, at api.Header) api.Stake {
+	r := api.Stake{
+		Type: "stake", AccountIx: l.Who, State: "leaving", Validator: l.From, To: l.To, Amount: l.Amount,
+		Free: seconds(l.At), Lot: l.ID, At: at,
+	}
+	if !l.To.IsZero() {
+		r.State, r.Amount = "moving", v.WorthAt(rules, l.Shares, uint64(at.Time.UnixMilli()))
+	}
+	return r
+}
+
+func proposalRecord(p stake.Proposal, at api.Header) api.Proposal {
+	return api.Proposal{
+		Type: "proposal", Number: top.Count(p.Number), Index: p.Who, Name: p.Name, Value: top.Count(p.Value),
+		Deposit: p.Deposit, Ends: top.Count(p.Ends), At: at,
+	}
+}
+
 func paramsRecord(m ledger.Meta, at api.Header, proof []byte) api.Params {
-	p := m.Params
+	p, k := m.Params, m.Params.Stake
 	return api.Params{
 		Type: "params", Chain: p.Chain, Kinds: p.Kinds, FeePerByte: p.FeePerByte, AccountFee: p.AccountFee,
 		AllowanceBytes: top.Count(p.AllowanceBytes), UnlockSeconds: top.Count(p.UnlockSeconds),
 		DeadlineSec: top.Count(p.DeadlineSec), DeadlineBlocks: top.Count(p.DeadlineBlocks),
-		Supply: m.Supply, Burned: m.Burned, Accounts: top.Count(m.Accounts), At: at, Proof: proof,
+		EpochBlocks: top.Count(k.EpochBlocks), MaxValidators: top.Count(k.MaxValidators), MinSelfStake: k.MinSelf,
+		UnbondSeconds: top.Count(k.UnbondSeconds), YieldPPM: top.Count(k.YieldPPM), DoubleSignPPM: top.Count(k.DoubleSignPPM),
+		DowntimePPM: top.Count(k.DowntimePPM), DowntimeEpochs: top.Count(k.DowntimeEpochs), JailSeconds: top.Count(k.JailSeconds),
+		VoteEpochs: top.Count(k.VoteEpochs), Deposit: k.Deposit,
+		Supply: m.Supply, Minted: m.Minted, Burned: m.Burned, Accounts: top.Count(m.Accounts), At: at, Proof: proof,
 	}
 }
 

@@ -35,6 +35,10 @@ func (n *Node) routes() []sock.Route {
 		{Method: "GET", Path: "/v1/channels/{id}", Public: true, Handle: n.channel},
 		{Method: "GET", Path: "/v1/nodes", Public: true, Handle: n.nodes},
 		{Method: "GET", Path: "/v1/nodes/{id}", Public: true, Handle: n.node},
+		{Method: "GET", Path: "/v1/validators", Public: true, Handle: n.validators},
+		{Method: "GET", Path: "/v1/validators/{id}", Public: true, Handle: n.validator},
+		{Method: "GET", Path: "/v1/accounts/{address}/stakes", Public: true, Handle: n.stakesOf},
+		{Method: "GET", Path: "/v1/proposals", Public: true, Handle: n.proposals},
 		{Method: "POST", Path: "/v1/txs", Access: sock.Write, Public: true, MaxBody: maxSubmit, Handle: n.submit},
 		{Method: "POST", Path: "/v1/txs/stream", Access: sock.Write, Public: true, MaxBody: sock.Unlimited, Handle: n.stream},
 		{Method: "GET", Path: "/v1/txs/{id}", Public: true, Handle: n.tx},
@@ -50,7 +54,7 @@ func (n *Node) status(c *sock.Call) error {
 	if s != nil {
 		p := s.Params()
 		r.FeePerByte, r.AccountFee, r.TxKinds = p.FeePerByte, p.AccountFee, p.Kinds
-		r.Supply, r.Burned, r.Accounts = s.Supply(), s.Burned(), top.Count(s.Accounts())
+		r.Supply, r.Minted, r.Burned, r.Accounts = s.Supply(), s.Minted(), s.Burned(), top.Count(s.Accounts())
 	}
 	a.mu.Unlock()
 	r.Height, r.Time, r.Header, r.Root = head.Height, head.Time, head.Hash, head.Root

@@ -71,7 +71,7 @@ func Verify(ctx context.Context, dir home.Dir, signatures bool, each func(at, la
 	}
 	return api.Verified{
 		Type: "verified", Chain: g.Chain, From: from, Height: v.at, Root: v.state.Root(), Signatures: signatures,
-		Txs: top.Count(v.txs), Failed: top.Count(v.failed), Supply: v.state.Supply(), Burned: v.state.Burned(), Accounts: top.Count(v.state.Accounts()),
+		Txs: top.Count(v.txs), Failed: top.Count(v.failed), Supply: v.state.Supply(), Minted: v.state.Minted(), Burned: v.state.Burned(), Accounts: top.Count(v.state.Accounts()),
 	}, nil
 }
 
@@ -156,6 +156,9 @@ func (v *verifier) next() (err error) {
 	if err != nil {
 		return fmt.Errorf("its validators: %w", err)
 	}
+	if !bytes.Equal(vals.Hash(), block.ValidatorsHash) {
+		return top.Errorf(top.Failed, "its validators are not those that are kept here")
+	}
 	if err := vals.VerifyCommitLight(v.chain.String(), meta.BlockID, h, commit); err != nil {
 		return top.Errorf(top.Failed, "its votes: %v", err)
 	}
@@ -168,6 +171,7 @@ func (v *verifier) next() (err error) {
 
 func (v *verifier) apply(block *types.Block) error {
 	v.state.Begin(top.Height(block.Height), uint64(block.Time.UnixMilli()))
+	observe(v.state, votesOf(block), block.ProposerAddress, block.Evidence.Evidence.ToABCI())
 	var leaves leafList
 	for _, raw := range block.Txs {
 		b, err := ledger.DecodeBundle(raw, v.chain)
@@ -186,6 +190,12 @@ func (v *verifier) apply(block *types.Block) error {
 			if r.Code != 0 {
 				v.failed++
 			}
+		}
+	}
+	v.state.End()
+	if next, err := v.states.LoadValidators(block.Height + 2); err == nil {
+		if err := checkNext(v.state, next); err != nil {
+			return err
 		}
 	}
 	v.results = types.NewResults(results(len(block.Txs), leaves.all)).Hash()

@@ -123,7 +123,7 @@ func (s *State) run(t *Tx) Result {
 	case *Mailbox:
 		return s.mailbox(t, b)
 	}
-	return fail(fmt.Errorf("no such transaction kind: %w", top.ErrInvalid))
+	return s.runStake(t)
 }
 
 // stateless checks what never changes on this chain: its id and its kinds.

@@ -25,6 +25,8 @@ func bodies() []Body {
 		&Register{Node: k.Public(), Name: "n", Addrs: []string{"/dns/example.org"}, Offers: []session.Offer{{Service: "vpn", Unit: "64KiB", Price: 3, Window: 8, Hold: []session.Hold{{Seconds: 60, Factor: 1}}}}, Capacity: 9, Stake: 1},
 		&Unregister{}, &Open{Provider: 1, Cap: 5, Expiry: 1 << 33}, &Claim{Claim: claim},
 		&Close{Channel: top.ID{1}}, &Close{Channel: top.ID{1}, Claim: &claim}, &Reclaim{Channel: top.ID{2}}, &Mailbox{Digest: top.ID{3}, Seq: 9},
+		&Validator{ID: k.Public(), Name: "v", Commission: 500, Amount: 9}, &Delegate{To: k.Public(), Amount: 5}, &Undelegate{From: k.Public()},
+		&Redelegate{From: k.Public(), To: top.ValidatorID{4}, Amount: 6}, &Unjail{ID: k.Public()}, &Propose{Name: "yield_ppm", Value: 7}, &Vote{Number: 300, Yes: true},
 	}
 }
 

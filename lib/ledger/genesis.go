@@ -3,14 +3,17 @@ package ledger
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 
+	"top/lib/stake"
 	"top/lib/top"
 	"top/lib/wire"
 )
 
-// Params are the genesis parameters: fixed for the life of a chain until stake
-// votes can change them.
+// Params are the genesis parameters. Votes of the stake change those that With
+// knows; the others are fixed for the life of a chain.
 type Params struct {
 	Chain          top.ChainID `json:"chain"`
 	Kinds          []string    `json:"kinds"`           // transaction kinds accepted
@@ -20,6 +23,8 @@ type Params struct {
 	UnlockSeconds  uint64      `json:"unlock_seconds"`  // before unlocked coins come back
 	DeadlineSec    uint64      `json:"deadline_seconds"`
 	DeadlineBlocks uint64      `json:"deadline_blocks"`
+
+	Stake stake.Params `json:"stake"`
 }
 
 // Bounds that keep every product of parameters and state below 2^64.
@@ -35,6 +40,18 @@ type Genesis struct {
 	Params   Params           `json:"params"`
 	Time     uint64           `json:"time"` // unix seconds
 	Accounts []GenesisAccount `json:"accounts"`
+
+	// Without, the validators are those that the consensus begins with, for ever.
+	Validators []GenesisValidator `json:"validators,omitempty"`
+}
+
+// A GenesisValidator is elected from the start, with a stake of its owner.
+type GenesisValidator struct {
+	ID         top.ValidatorID `json:"id"`
+	Owner      top.Address     `json:"owner"` // one of the accounts
+	Stake      top.Amount      `json:"stake"` // besides the account's balance
+	Name       string          `json:"name"`
+	Commission uint64          `json:"commission"` // hundredths of a percent
 }
 
 // A GenesisAccount is an account that exists from the start; indexes follow the
@@ -56,6 +73,7 @@ func DefaultParams(chain top.ChainID) Params {
 		UnlockSeconds:  7 * 24 * 3600,
 		DeadlineSec:    600,
 		DeadlineBlocks: 100,
+		Stake:          stake.Default(),
 	}
 }
 
@@ -85,6 +103,12 @@ func (g Genesis) check() error {
 			}
 		}
 	}
+	for _, v := range g.Validators {
+		var ok bool
+		if sum, ok = sum.Add(v.Stake); !ok || sum > top.MaxSupply {
+			return fmt.Errorf("genesis: more money than there can ever be: %w", top.ErrInvalid)
+		}
+	}
 	return nil
 }
 
@@ -98,7 +122,34 @@ func (p Params) check() error {
 		p.UnlockSeconds > maxSeconds || p.DeadlineSec > maxSeconds || p.DeadlineBlocks > maxSeconds {
 		return fmt.Errorf("genesis: a parameter is out of bounds: %w", top.ErrInvalid)
 	}
-	return nil
+	return p.Stake.Check()
+}
+
+// votable is where each parameter that a vote can change is kept.
+func (p *Params) votable() map[string]*uint64 {
+	k := &p.Stake
+	return map[string]*uint64{
+		"fee_per_byte": (*uint64)(&p.FeePerByte), "account_fee": (*uint64)(&p.AccountFee),
+		"allowance_bytes": &p.AllowanceBytes, "unlock_seconds": &p.UnlockSeconds,
+		"epoch_blocks": &k.EpochBlocks, "max_validators": &k.MaxValidators, "min_self_stake": (*uint64)(&k.MinSelf), "yield_ppm": &k.YieldPPM,
+		"double_sign_ppm": &k.DoubleSignPPM, "downtime_ppm": &k.DowntimePPM, "downtime_epochs": &k.DowntimeEpochs,
+		"jail_seconds": &k.JailSeconds, "vote_epochs": &k.VoteEpochs, "proposal_deposit": (*uint64)(&k.Deposit),
+	}
+}
+
+// Votable lists the parameters that a vote can change, by their names in records.
+// The time until undelegated coins are free is not among them: light clients and
+// evidence count on it (docs/decisions/0011-stake.md).
+func Votable() []string { return slices.Sorted(maps.Keys(new(Params).votable())) }
+
+// With is the parameters with one changed, as a vote would.
+func (p Params) With(name string, value uint64) (Params, error) {
+	at, ok := p.votable()[name]
+	if !ok {
+		return p, fmt.Errorf("no vote changes %q, but one of: %s: %w", name, strings.Join(Votable(), " "), top.ErrInvalid)
+	}
+	*at = value
+	return p, p.check()
 }
 
 // mask is the kinds as bits.
@@ -119,6 +170,9 @@ func (p Params) put(e *wire.Encoder) {
 	e.Uint(p.UnlockSeconds)
 	e.Uint(p.DeadlineSec)
 	e.Uint(p.DeadlineBlocks)
+	for _, v := range p.Stake.All() {
+		e.Uint(*v)
+	}
 }
 
 func (p *Params) get(d *wire.Decoder) {
@@ -136,6 +190,9 @@ func (p *Params) get(d *wire.Decoder) {
 	}
 	p.FeePerByte, p.AccountFee = d.Amount(), d.Amount()
 	p.AllowanceBytes, p.UnlockSeconds, p.DeadlineSec, p.DeadlineBlocks = d.Uint(), d.Uint(), d.Uint(), d.Uint()
+	for _, v := range p.Stake.All() {
+		*v = d.Uint()
+	}
 	if d.Err() == nil {
 		if err := p.check(); err != nil {
 			d.Fail("%v", err)

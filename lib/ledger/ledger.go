@@ -1,14 +1,16 @@
 // Package ledger is the state machine of money: accounts, fees, locks, the
-// registry of nodes and payment channels, and the root that proves them. Given
+// registry of nodes, payment channels and, with lib/stake, the stake that elects
+// validators, and the root that proves them. Given
 // the same genesis and the same transactions every replica has the same root.
 //
 // It reads no clock, disk or network and draws nothing at random; a block's
 // height and time are arguments.
 //
 //	L1  money is conserved: balances, locks, stakes, escrow and what was burned
-//	    add up to the genesis supply after every transaction
+//	    add up to the genesis supply and the yield after every transaction
 //	L2  no nonce works twice, and no transaction has its effect twice
-//	L3  a transaction that fails changes nothing but its fee and its nonce
+//	L3  a transaction that fails changes nothing but its fee and its nonce (a
+//	    validator's yield may be paid by it, up to its own time)
 //	L4  a channel never pays more than its cap, and repeating a claim pays nothing
 //	L5  a node key can credit its owner, and can neither spend nor burn
 //	L6  a batch happens whole or not at all
@@ -25,6 +27,7 @@ import (
 	"fmt"
 	"slices"
 
+	"top/lib/stake"
 	"top/lib/top"
 	"top/lib/wire"
 )
@@ -119,7 +122,7 @@ type State struct {
 	params Params
 	kinds  uint64     // bit k: the chain takes kind k
 	supply top.Amount // at genesis
-	burned top.Amount
+	burned top.Amount // by fees
 
 	height top.Height // of the block being applied; not in the root
 	now    uint64     // its time, unix milliseconds; not in the root
@@ -131,6 +134,8 @@ type State struct {
 	index               trie // address → index
 	channels            trie // channel id → row
 	nodes               trie // node id → row
+	stakes              stakeTree
+	stake               *stake.Book
 
 	byKey     map[top.Address]uint32
 	channel   map[top.ID]*Channel
@@ -156,11 +161,19 @@ func New(g Genesis) (*State, error) {
 		s.hot[i].allowanceAt = s.now
 		s.supply += a.Balance + a.Locked
 	}
-	return s, nil
+	for _, v := range g.Validators {
+		s.supply += v.Stake
+	}
+	s.openBook()
+	return s, s.found(g.Validators)
 }
+
+// openBook opens the book of stakes, once the supply is known.
+func (s *State) openBook() { s.stake = stake.New(&s.params.Stake, s.supply, &s.stakes) }
 
 func empty(p Params) *State {
 	return &State{
+		stakes:    stakeTree{rows: map[[32]byte][]byte{}},
 		params:    p,
 		kinds:     p.mask(),
 		byKey:     map[top.Address]uint32{},
@@ -187,11 +200,14 @@ func indexValue(i uint32) []byte { return binary.BigEndian.AppendUint32(nil, i) 
 // Params is the genesis parameters.
 func (s *State) Params() Params { return s.params }
 
-// Supply is the money at genesis, Burned what fees have taken of it.
+// Supply is the money at genesis.
 func (s *State) Supply() top.Amount { return s.supply }
 
-// Burned is what fees have taken out of the supply.
-func (s *State) Burned() top.Amount { return s.burned }
+// Minted is what the yield of stakes has added to the supply.
+func (s *State) Minted() top.Amount { return s.stake.Minted() }
+
+// Burned is what fees and penalties have taken out of the supply.
+func (s *State) Burned() top.Amount { return s.burned + s.stake.Burned() }
 
 // Accounts is the number of accounts; indexes are below it.
 func (s *State) Accounts() int { return len(s.hot) }
@@ -252,7 +268,8 @@ func (s *State) Nodes(service string) []top.NodeID {
 	return ids
 }
 
-// Begin starts a block: it notes height and time and lets matured unlocks go.
+// Begin starts a block: it notes height and time and lets matured unlocks and
+// undelegated coins go.
 // Time that would go back stays where it was. The accounts whose coins came back
 // are returned, in the order in which they matured.
 func (s *State) Begin(height top.Height, unixMilli uint64) []Move {
@@ -269,6 +286,11 @@ func (s *State) Begin(height top.Height, unixMilli uint64) []Move {
 		moves = append(moves, Move{Account: u.account, Way: In, Amount: c.unlocking, Peer: u.account})
 		c.unlocking, c.unlockAt = 0, 0
 		s.touch(u.account)
+	}
+	for _, r := range s.stake.Begin(s.now) {
+		s.hot[r.Who].balance += r.Amount
+		moves = append(moves, Move{Account: r.Who, Way: In, Amount: r.Amount, Peer: r.Who})
+		s.touch(r.Who)
 	}
 	return moves
 }
@@ -308,12 +330,8 @@ func (q *unlockQueue) Pop() any {
 // Root is the state root, which a block's header carries after the block (L9:
 // neither height nor time is in it).
 func (s *State) Root() top.ID {
-	m := s.meta()
-	return rootOf(m.hash(), s.hotPages.root(s.hotPage), s.coldPages.root(s.coldPage), s.index.root(), s.channels.root(), s.nodes.root())
-}
-
-func rootOf(meta, hot, cold, index, channels, nodes top.ID) top.ID {
-	return wire.Digest("top/state/1", meta[:], hot[:], cold[:], index[:], channels[:], nodes[:])
+	r := s.roots()
+	return r.root()
 }
 
 // hotPage is the bytes of a hot page; accounts that are not there are zero.
@@ -349,17 +367,21 @@ func pageBuffer(buf []byte, n int) []byte {
 // Meta is what the root says of the chain as a whole.
 type Meta struct {
 	Params   Params
-	Supply   top.Amount
-	Burned   top.Amount
+	Supply   top.Amount // at genesis
+	Minted   top.Amount // since
+	Burned   top.Amount // since
 	Accounts uint32
 }
 
-func (s *State) meta() Meta { return Meta{s.params, s.supply, s.burned, uint32(len(s.hot))} }
+func (s *State) meta() Meta {
+	return Meta{s.params, s.supply, s.Minted(), s.Burned(), uint32(len(s.hot))}
+}
 
 func (m Meta) encode() []byte {
 	var e wire.Encoder
 	m.Params.put(&e)
 	e.Amount(m.Supply)
+	e.Amount(m.Minted)
 	e.Amount(m.Burned)
 	e.Uint(uint64(m.Accounts))
 	return e.Out()
@@ -367,7 +389,7 @@ func (m Meta) encode() []byte {
 
 func (m *Meta) get(d *wire.Decoder) {
 	m.Params.get(d)
-	m.Supply, m.Burned, m.Accounts = d.Amount(), d.Amount(), d.Uint32()
+	m.Supply, m.Minted, m.Burned, m.Accounts = d.Amount(), d.Amount(), d.Amount(), d.Uint32()
 }
 
 func (m Meta) hash() top.ID { return wire.Digest("top/meta/1", m.encode()) }
@@ -375,7 +397,7 @@ func (m Meta) hash() top.ID { return wire.Digest("top/meta/1", m.encode()) }
 // Check walks the whole state and says which invariant does not hold. It is
 // slow: for tests and for builds tagged paranoid.
 func (s *State) Check() error {
-	sum := s.burned
+	sum := s.Burned() + s.stake.Locked()
 	add := func(a top.Amount) { sum += a }
 	open := make(map[uint32]uint32)
 	for i := range s.hot {
@@ -401,8 +423,8 @@ func (s *State) Check() error {
 	for _, n := range s.node {
 		add(n.Stake)
 	}
-	if sum != s.supply {
-		return fmt.Errorf("L1: %d nano are accounted for, the supply is %d", sum, s.supply)
+	if have := s.supply + s.Minted(); sum != have {
+		return fmt.Errorf("L1: %d nano are accounted for, the supply is %d", sum, have)
 	}
-	return nil
+	return s.stake.Check(len(s.hot))
 }

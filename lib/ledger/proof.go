@@ -11,17 +11,25 @@ import (
 const maxProof = 64 << 10
 
 // roots are what the state root is made of.
-type roots struct{ meta, hot, cold, index, channels, nodes top.ID }
+type roots struct{ meta, hot, cold, index, channels, nodes, stakes top.ID }
 
-func (r roots) root() top.ID { return rootOf(r.meta, r.hot, r.cold, r.index, r.channels, r.nodes) }
+func (r *roots) root() top.ID {
+	var parts [][]byte
+	for _, id := range r.all() {
+		parts = append(parts, id[:])
+	}
+	return wire.Digest("top/state/1", parts...)
+}
 
 func (r *roots) all() []*top.ID {
-	return []*top.ID{&r.meta, &r.hot, &r.cold, &r.index, &r.channels, &r.nodes}
+	return []*top.ID{&r.meta, &r.hot, &r.cold, &r.index, &r.channels, &r.nodes, &r.stakes}
 }
 
 func (s *State) roots() roots {
 	m := s.meta()
-	return roots{m.hash(), s.hotPages.root(s.hotPage), s.coldPages.root(s.coldPage), s.index.root(), s.channels.root(), s.nodes.root()}
+	return roots{
+		m.hash(), s.hotPages.root(s.hotPage), s.coldPages.root(s.coldPage), s.index.root(), s.channels.root(), s.nodes.root(), s.stakes.trie.root(),
+	}
 }
 
 var errProof = fmt.Errorf("the proof does not lead to the root: %w", top.ErrFailed)

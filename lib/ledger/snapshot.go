@@ -4,7 +4,9 @@ import (
 	"container/heap"
 	"fmt"
 	"math"
+	"slices"
 
+	"top/lib/stake"
 	"top/lib/top"
 	"top/lib/wire"
 )
@@ -37,6 +39,11 @@ func (s *State) Encode() []byte {
 	for _, id := range s.nodeList {
 		e.Bytes(s.node[id].encode())
 	}
+	e.Uint(uint64(len(s.stakes.rows)))
+	s.stakes.trie.each(func(key [32]byte) {
+		e.Raw(key[:])
+		e.Bytes(s.stakes.rows[key])
+	})
 	root := s.Root()
 	e.Raw(root[:])
 	return e.Out()
@@ -72,11 +79,17 @@ func Load(b []byte) (*State, error) {
 		d.Fail("%v", err)
 	}
 	s := empty(m.Params)
-	s.supply, s.burned = m.Supply, m.Burned
+	s.supply = m.Supply
+	s.openBook()
 	s.height, s.now = top.Height(d.Uint64()), d.Uint64()
 	s.loadAccounts(d, int(m.Accounts))
 	s.loadChannels(d)
 	s.loadNodes(d)
+	s.loadStakes(d)
+	if m.Burned < s.stake.Burned() || m.Minted != s.stake.Minted() {
+		d.Fail("burned or minted: the stakes say otherwise")
+	}
+	s.burned = m.Burned - s.stake.Burned()
 	root := d.ID()
 	if err := d.End(); err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
@@ -146,5 +159,22 @@ func (s *State) loadNodes(d *wire.Decoder) {
 			return
 		}
 		s.putNode(n)
+	}
+}
+
+func (s *State) loadStakes(d *wire.Decoder) {
+	for range d.Count(maxAccounts, 33) {
+		key, row := d.ID(), d.Bytes(stake.MaxRow)
+		if d.Err() != nil {
+			return
+		}
+		if err := s.stake.Load(key, row); err != nil {
+			d.Fail("%v", err)
+			return
+		}
+		s.stakes.PutRow(key, slices.Clone(row))
+	}
+	if err := s.stake.Ready(len(s.hot)); err != nil {
+		d.Fail("%v", err)
 	}
 }

@@ -14,6 +14,7 @@ const (
 	indexDomain   = "top/leaf/index/1"
 	channelDomain = "top/leaf/channel/1"
 	nodeDomain    = "top/leaf/node/1"
+	stakeDomain   = "top/leaf/stake/1"
 )
 
 // leafHash binds a key to its value.

@@ -31,13 +31,21 @@ const (
 	KindClose
 	KindReclaim
 	KindMailbox
+	KindValidator
+	KindDelegate
+	KindUndelegate
+	KindRedelegate
+	KindUnjail
+	KindPropose
+	KindVote
 )
 
 var kindNames = [...]string{
 	KindTransfer: "transfer", KindBatch: "batch", KindLock: "lock", KindUnlock: "unlock",
 	KindRegister: "register", KindUnregister: "unregister",
 	KindOpen: "open", KindClaim: "claim", KindClose: "close", KindReclaim: "reclaim",
-	KindMailbox: "mailbox",
+	KindMailbox: "mailbox", KindValidator: "validator", KindDelegate: "delegate", KindUndelegate: "undelegate",
+	KindRedelegate: "redelegate", KindUnjail: "unjail", KindPropose: "propose", KindVote: "vote",
 }
 
 func (k Kind) String() string {
@@ -104,6 +112,20 @@ func newBody(k Kind) Body {
 		return new(Reclaim)
 	case KindMailbox:
 		return new(Mailbox)
+	case KindValidator:
+		return new(Validator)
+	case KindDelegate:
+		return new(Delegate)
+	case KindUndelegate:
+		return new(Undelegate)
+	case KindRedelegate:
+		return new(Redelegate)
+	case KindUnjail:
+		return new(Unjail)
+	case KindPropose:
+		return new(Propose)
+	case KindVote:
+		return new(Vote)
 	}
 	return nil
 }

@@ -24,7 +24,8 @@ var floors = map[string]string{
 	"billing": "top receipt session",
 	"quality": "top receipt capacity",
 	"route":   "top quality",
-	"ledger":  "top wire keys session receipt billing audit capacity quality cross route",
+	"stake":   "top wire",
+	"ledger":  "top wire keys session receipt billing stake audit capacity quality cross route",
 	"settle":  "top keys session ledger api",
 	"pool":    "top keys ledger",
 	"load":    "top keys session ledger sock api",
@@ -37,7 +38,7 @@ var floors = map[string]string{
 
 const (
 	engines = "wallet chain relay vpn media store"
-	pure    = "session delivery receipt billing ledger cross audit capacity quality route"
+	pure    = "session delivery receipt billing stake ledger cross audit capacity quality route"
 	ground  = "top wire pipe sock home keys"
 	tests   = "testnet tool/tooltest"
 )

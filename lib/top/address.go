@@ -12,9 +12,14 @@ type Address [32]byte
 // countersigns tickets, written as bech32m "topnode1…". It cannot spend.
 type NodeID [32]byte
 
+// ValidatorID is a validator: the ed25519 public key with which it votes on
+// blocks, written as bech32m "topval1…".
+type ValidatorID [32]byte
+
 const (
-	addressPrefix = "top"
-	nodePrefix    = "topnode"
+	addressPrefix   = "top"
+	nodePrefix      = "topnode"
+	validatorPrefix = "topval"
 )
 
 // ParseAddress reads "top1…" and refuses a wrong checksum, prefix or length.
@@ -53,6 +58,25 @@ func (n NodeID) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
 // UnmarshalText reads "topnode1…".
 func (n *NodeID) UnmarshalText(b []byte) error {
 	return parseBech32m(n[:], nodePrefix, string(b))
+}
+
+// ParseValidatorID reads "topval1…".
+func ParseValidatorID(s string) (v ValidatorID, err error) {
+	err = parseBech32m(v[:], validatorPrefix, s)
+	return v, err
+}
+
+func (v ValidatorID) String() string { return bech32m(validatorPrefix, v[:]) }
+
+// IsZero says whether the ValidatorID was never set.
+func (v ValidatorID) IsZero() bool { return v == ValidatorID{} }
+
+// MarshalText writes "topval1…".
+func (v ValidatorID) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText reads "topval1…".
+func (v *ValidatorID) UnmarshalText(b []byte) error {
+	return parseBech32m(v[:], validatorPrefix, string(b))
 }
 
 // Bech32m is BIP-350, for a payload of whole bytes.

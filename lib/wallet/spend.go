@@ -259,7 +259,7 @@ func (a *Agent) highest() uint64 {
 // outgo is what a wish takes out of the balance, besides its fee.
 func outgo(q api.Spend) top.Amount {
 	switch q.Kind {
-	case "transfer", "lock", "open":
+	case "transfer", "lock", "open", "delegate", "validator", "propose":
 		return q.Amount
 	}
 	return 0
@@ -291,6 +291,41 @@ func (a *Agent) body(ctx context.Context, q api.Spend, from Balance, params ledg
 		return &ledger.Mailbox{Digest: q.Mailbox, Seq: uint64(q.MailboxSeq)}, nil
 	case "close", "reclaim":
 		return a.endBody(ctx, q)
+	}
+	return stakeBody(q, params)
+}
+
+// stakeBody is the body of a wish that concerns stakes. What the chain would refuse
+// is left to it, but for what a person would want to know before.
+func stakeBody(q api.Spend, params ledger.Params) (ledger.Body, error) {
+	w := q.Stake
+	if w == nil {
+		return nil, top.Errorf(top.Invalid, "no such kind of payment: %q", q.Kind)
+	}
+	switch q.Kind {
+	case "validator":
+		if len(w.Sig) != 64 {
+			return nil, top.Errorf(top.Invalid, "a validator's key signs for its owner (top-chain validator-key)")
+		}
+		return &ledger.Validator{ID: w.Validator, Sig: [64]byte(w.Sig), Name: w.Name, Commission: uint64(w.Commission), Amount: q.Amount}, nil
+	case "delegate":
+		return &ledger.Delegate{To: w.Validator, Amount: q.Amount}, positive(q)
+	case "undelegate":
+		return &ledger.Undelegate{From: w.Validator, Amount: q.Amount}, nil
+	case "redelegate":
+		return &ledger.Redelegate{From: w.Validator, To: w.To, Amount: q.Amount}, nil
+	case "unjail":
+		return &ledger.Unjail{ID: w.Validator}, nil
+	case "propose":
+		if q.Amount != params.Stake.Deposit {
+			return nil, top.Errorf(top.Denied, "the deposit of a proposal is %s TOP, not %s", params.Stake.Deposit, q.Amount)
+		}
+		if _, err := params.With(w.Name, uint64(w.Value)); err != nil {
+			return nil, err
+		}
+		return &ledger.Propose{Name: w.Name, Value: uint64(w.Value)}, nil
+	case "vote":
+		return &ledger.Vote{Number: uint64(w.Number), Yes: w.Yes}, nil
 	}
 	return nil, top.Errorf(top.Invalid, "no such kind of payment: %q", q.Kind)
 }

@@ -67,6 +67,7 @@ type Agent struct {
 	batches  map[string]*batch
 	order    []string // of batches
 	params   *ledger.Params
+	paramsAt time.Time // when they were proven
 }
 
 // New claims the home's wallet and its socket, and reads the journal.
@@ -180,16 +181,23 @@ func (a *Agent) account(ctx context.Context, address top.Address) (Balance, erro
 	return Prove(address, r)
 }
 
-// chainParams is the chain's parameters, proven; they never change.
+// paramsFor is how long proven parameters serve: votes change them now and then.
+const paramsFor = 20 * time.Second
+
+// chainParams is the chain's parameters, proven a short while ago; older ones serve
+// while the chain does not answer.
 func (a *Agent) chainParams(ctx context.Context) (ledger.Params, error) {
 	a.mu.Lock()
-	have := a.params
+	have, at := a.params, a.paramsAt
 	a.mu.Unlock()
-	if have != nil {
+	if have != nil && a.cfg.Now().Sub(at) < paramsFor {
 		return *have, nil
 	}
 	r, err := a.cfg.Chain.Params(ctx)
 	if err != nil {
+		if have != nil {
+			return *have, nil
+		}
 		return ledger.Params{}, err
 	}
 	var p ledger.MetaProof
@@ -202,7 +210,7 @@ func (a *Agent) chainParams(ctx context.Context) (ledger.Params, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.params = &m.Params
+	a.params, a.paramsAt = &m.Params, a.cfg.Now()
 	return m.Params, nil
 }
 

@@ -1,9 +1,11 @@
 package wire_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"math/bits"
+	"maps"
+	"slices"
 	"testing"
 
 	"top/lib/keys"
@@ -40,6 +42,7 @@ func TestTheRootAsThePageSaysIt(t *testing.T) {
 	got := wire.Digest("top/state/1", ids(
 		meta(s), page(hot, 40), page(cold, 132), index(addresses),
 		leaf("top/leaf/channel/1", channel, channelRow(c)), leaf("top/leaf/node/1", node, nodeRow(s, node)),
+		stakes(s),
 	)...)
 	if got != s.Root() {
 		t.Errorf("the page makes the root %s, the code %s", got, s.Root())
@@ -59,33 +62,72 @@ func leaf(domain string, key [32]byte, value []byte) top.ID {
 
 func meta(s *ledger.State) top.ID {
 	p := s.Params()
+	k := p.Stake
 	b := append([]byte(nil), p.Chain[:]...)
 	for _, n := range []uint64{
-		1<<12 - 1<<1, // kinds 1 to 11
+		1<<19 - 1<<1, // kinds 1 to 18
 		uint64(p.FeePerByte), uint64(p.AccountFee), p.AllowanceBytes, p.UnlockSeconds, p.DeadlineSec, p.DeadlineBlocks,
-		uint64(s.Supply()), uint64(s.Burned()), uint64(s.Accounts()),
+		k.EpochBlocks, k.MaxValidators, uint64(k.MinSelf), k.UnbondSeconds, k.YieldPPM, k.DoubleSignPPM, k.DowntimePPM, k.DowntimeEpochs,
+		k.JailSeconds, k.VoteEpochs, uint64(k.Deposit),
+		uint64(s.Supply()), uint64(s.Minted()), uint64(s.Burned()), uint64(s.Accounts()),
 	} {
 		b = binary.AppendUvarint(b, n)
 	}
 	return wire.Digest("top/meta/1", b)
 }
 
-// index is the tree of two addresses.
+// index is the tree of the addresses.
 func index(at [][32]byte) top.ID {
-	var leaves [2]top.ID
+	leaves := map[[32]byte]top.ID{}
 	for i := range at {
-		leaves[i] = leaf("top/leaf/index/1", at[i], binary.BigEndian.AppendUint32(nil, uint32(i)))
+		leaves[at[i]] = leaf("top/leaf/index/1", at[i], binary.BigEndian.AppendUint32(nil, uint32(i)))
 	}
+	return tree(leaves)
+}
+
+// tree is the crit-bit tree of leaves by their keys: it parts them at the first bit
+// in which two differ, and so on.
+func tree(leaves map[[32]byte]top.ID) top.ID {
+	keys := slices.SortedFunc(maps.Keys(leaves), func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
+	if len(keys) == 1 {
+		return leaves[keys[0]]
+	}
+	first, last := keys[0], keys[len(keys)-1]
 	bit := 0
-	for at[0][bit/8] == at[1][bit/8] {
-		bit += 8
+	for first[bit/8]>>(7-bit%8)&1 == last[bit/8]>>(7-bit%8)&1 {
+		bit++
 	}
-	bit += bits.LeadingZeros8(at[0][bit/8] ^ at[1][bit/8])
-	if at[0][bit/8]>>(7-bit%8)&1 == 1 {
-		leaves[0], leaves[1] = leaves[1], leaves[0]
+	half := [2]map[[32]byte]top.ID{{}, {}}
+	for _, k := range keys {
+		half[k[bit/8]>>(7-bit%8)&1][k] = leaves[k]
 	}
+	left, right := tree(half[0]), tree(half[1])
 	b := binary.BigEndian.AppendUint16([]byte{2}, uint16(bit))
-	return sha256.Sum256(append(append(b, leaves[0][:]...), leaves[1][:]...))
+	return sha256.Sum256(append(append(b, left[:]...), right[:]...))
+}
+
+// stakes is the tree of the head, the validator and its owner's delegation.
+func stakes(s *ledger.State) top.ID {
+	id := top.ValidatorID(keys.FromSeed([32]byte{4}).Public())
+	v, _ := s.Stake().Validator(id)
+	d, _ := s.Stake().Delegation(id, 0)
+	_, next := s.Stake().Epoch()
+	uints := func(b []byte, all ...uint64) []byte {
+		for _, n := range all {
+			b = binary.AppendUvarint(b, n)
+		}
+		return b
+	}
+	head := uints([]byte{1, 1}, 0, uint64(next), 0, 0, 0)
+	row := append(uints(append([]byte{2}, id[:]...), 0, 1), 'v')
+	row = uints(row, 500, 0, uint64(v.Tokens), v.Shares, v.Settled, 2000, 0, 0, 0, 0, 0)
+	part := uints(append([]byte{3}, id[:]...), 0, d.Shares)
+	leaves := map[[32]byte]top.ID{}
+	for _, r := range []struct{ name, row []byte }{{[]byte{1}, head}, {append([]byte{2}, id[:]...), row}, {append(append([]byte{3}, id[:]...), 0), part}} {
+		key := wire.Digest("top/stake/row/1", r.name)
+		leaves[key] = leaf("top/leaf/stake/1", key, r.row)
+	}
+	return tree(leaves)
 }
 
 func channelRow(c ledger.Channel) (b []byte) {

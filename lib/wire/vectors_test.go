@@ -14,6 +14,7 @@ import (
 	"top/lib/ledger"
 	"top/lib/receipt"
 	"top/lib/session"
+	"top/lib/stake"
 	"top/lib/top"
 	"top/lib/wire"
 )
@@ -162,7 +163,16 @@ func transactions(t *testing.T, put func(string, []byte), chain top.ChainID, pay
 	claim := promise(t, chain, payer)
 	register := &ledger.Register{Name: "bob", Addrs: []string{"/dns4/bob.example/tcp/0"}, Offers: []session.Offer{offer()}, Capacity: 100_000, Stake: 0}
 	must(t, register.SignNode(node.Signer(), chain, payer.Public()))
+	enter := &ledger.Validator{Name: "v", Commission: 500, Amount: 1000}
+	must(t, enter.SignValidator(keys.FromSeed([32]byte{4}).Signer(), chain, payer.Public()))
 	for name, body := range map[string]ledger.Body{
+		"tx-validator":   enter,
+		"tx-delegate":    &ledger.Delegate{To: enter.ID, Amount: 300},
+		"tx-undelegate":  &ledger.Undelegate{From: enter.ID, Amount: 0},
+		"tx-redelegate":  &ledger.Redelegate{From: enter.ID, To: top.ValidatorID{5}, Amount: 300},
+		"tx-unjail":      &ledger.Unjail{ID: enter.ID},
+		"tx-propose":     &ledger.Propose{Name: "fee_per_byte", Value: 20},
+		"tx-vote":        &ledger.Vote{Number: 1, Yes: true},
 		"tx-transfer":    &ledger.Transfer{To: ledger.To(300), Amount: 1_250_000_000, Memo: "rent"},
 		"tx-new":         &ledger.Transfer{To: ledger.ToAddress(other), Amount: 5},
 		"tx-batch":       &ledger.Batch{New: []top.Address{other}, Records: []ledger.Record{{Index: 0, Amount: 7}, {Index: 301, Amount: 1 << 30}}},
@@ -202,7 +212,7 @@ func world(t *testing.T, chain top.ChainID) (s *ledger.State, channel top.ID) {
 	p.FeePerByte = 0
 	s, err := ledger.New(ledger.Genesis{Params: p, Time: 1_700_000_000, Accounts: []ledger.GenesisAccount{
 		{Address: payer.Public(), Balance: 1000 * top.One}, {Address: other.Public(), Balance: 5, Locked: 7},
-	}})
+	}, Validators: []ledger.GenesisValidator{{ID: keys.FromSeed([32]byte{4}).Public(), Owner: payer.Public(), Stake: 2000 * top.One, Name: "v", Commission: 500}}})
 	must(t, err)
 	s.Begin(1, 1_700_000_001_000)
 	register := &ledger.Register{Name: "bob", Offers: []session.Offer{offer()}, Capacity: 100_000}
@@ -232,6 +242,7 @@ func state(t *testing.T, put func(string, []byte), chain top.ChainID) {
 	put("channel-proof", s.ProveChannel(channel).Encode())
 	put("channel-absence", s.ProveChannel(top.ID{1}).Encode())
 	put("node-proof", s.ProveNode(keys.FromSeed([32]byte{2}).Public()).Encode())
+	put("stake-proof", s.ProveStake(stake.ValidatorRow(keys.FromSeed([32]byte{4}).Public())).Encode())
 	put("meta-proof", s.ProveMeta().Encode())
 	for name, long := range map[string][]byte{
 		"account-proof-sha256": s.ProveAccount(keys.FromSeed([32]byte{1}).Public()).Encode(), "snapshot-sha256": s.Encode(),
