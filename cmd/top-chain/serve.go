@@ -30,6 +30,7 @@ that it had.`,
 			{Name: "discover", Kind: tool.Bool, Help: "ask peers for more peers"},
 			{Name: "empty-blocks", Kind: tool.Duration, Default: "500ms", Help: "between blocks while nothing happens; sets how old a head may look"},
 			{Name: "snapshot-every", Kind: tool.Int, Default: "2000", Help: "blocks between snapshots of the state"},
+			{Name: "keep", Kind: tool.Int, Default: "0", Help: "newest blocks whose transactions are kept, 100 at least; of older ones headers, outcomes and histories stay, with their proofs; 0 keeps all"},
 			{Name: "min-free", Kind: tool.Int, Default: "64", Help: "MiB of disk below which the node stops"},
 		},
 		Examples: []string{"top-chain serve", "top-chain serve --light", "TOP_HOME=/srv/top top-chain serve --listen 0.0.0.0:26656"},
@@ -57,6 +58,9 @@ func serve(ctx context.Context, c *tool.Call) error {
 	if c.Int("min-free") < 0 || c.Int("snapshot-every") < 1 || c.Duration("empty-blocks") < 10*time.Millisecond {
 		return top.Errorf(top.Usage, "--min-free wants a count of MiB, --snapshot-every of blocks, --empty-blocks 10ms or more")
 	}
+	if k := c.Int("keep"); k != 0 && k < 100 {
+		return top.Errorf(top.Usage, "--keep %d: want 100 blocks at least, or 0 for all", k)
+	}
 	if join.Light || c.Bool("light") {
 		return serveLight(ctx, c, dir, join)
 	}
@@ -66,7 +70,7 @@ func serve(ctx context.Context, c *tool.Call) error {
 	n, err := chain.New(chain.Config{
 		Home: dir, Sock: c.String("sock"), Listen: join.Listen, External: c.String("external"), Peers: join.Peers,
 		Discover: c.Bool("discover"), EmptyBlocks: c.Duration("empty-blocks"), MinFree: uint64(c.Int("min-free")) << 20,
-		Snapshots: top.Height(c.Int("snapshot-every")), Sync: c.Strings("sync"), Trust: join.Trust, Mesh: join.Mesh, Ready: c.Ready, Log: c.Log,
+		Snapshots: top.Height(c.Int("snapshot-every")), Keep: top.Height(c.Int("keep")), Sync: c.Strings("sync"), Trust: join.Trust, Mesh: join.Mesh, Ready: c.Ready, Log: c.Log,
 	})
 	if err != nil {
 		return err

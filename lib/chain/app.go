@@ -45,6 +45,7 @@ type app struct {
 	offered *offered      // by peers, to a node without state
 	synced  func() error  // called once a block after a peer's snapshot is final; nil otherwise
 	every   top.Height
+	prune   func(final top.Height) (retain top.Height, err error)
 	// the snapshot on disk or under way
 	savedAt    top.Height
 	savedBytes int // bytes of transactions applied since
@@ -62,7 +63,7 @@ type reader struct {
 const maxReaders = 1024
 
 func newApp(chain top.ChainID, x *index, snaps string, f *fault, log *slog.Logger) *app {
-	a := &app{chain: chain, index: x, snaps: snaps, fault: f, log: log, every: snapshotBlocks, changed: make(chan struct{})}
+	a := &app{chain: chain, index: x, snaps: snaps, fault: f, log: log, every: snapshotBlocks, prune: func(top.Height) (top.Height, error) { return 0, nil }, changed: make(chan struct{})}
 	a.pool = pool.New(pool.Config{Chain: chain, Admit: a.admit, Hand: func(b []byte) error { return a.hand(b) }, Spread: a.spread, Log: log})
 	return a
 }
@@ -228,14 +229,24 @@ func (a *app) apply(s ledger.Signed) row {
 
 // Commit makes the block final for everybody who asks this node.
 func (a *app) Commit(context.Context, *abci.RequestCommit) (*abci.ResponseCommit, error) {
+	final, err := a.finish()
+	if err != nil {
+		return nil, err
+	}
+	retain, err := a.prune(final)
+	return &abci.ResponseCommit{RetainHeight: int64(retain)}, err
+}
+
+// finish tells everybody of the block applied last.
+func (a *app) finish() (final top.Height, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.index.add(a.applied, a.block, false); err != nil {
-		return nil, err
+		return 0, err
 	}
 	if a.synced != nil {
 		if err := a.synced(); err != nil {
-			return nil, fmt.Errorf("end of the state sync: %w", err)
+			return 0, fmt.Errorf("end of the state sync: %w", err)
 		}
 		a.synced = nil
 	}
@@ -251,7 +262,7 @@ func (a *app) Commit(context.Context, *abci.RequestCommit) (*abci.ResponseCommit
 	if a.final-a.savedAt >= a.every || a.savedBytes >= snapshotBytes {
 		a.saveLocked()
 	}
-	return &abci.ResponseCommit{}, nil
+	return a.final, nil
 }
 
 // saveLocked writes a snapshot in the background, unless one is being written.

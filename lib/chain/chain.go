@@ -55,6 +55,7 @@ type Config struct {
 	Discover    bool          // asks peers for more peers
 	EmptyBlocks time.Duration // between blocks while nothing happens; 0 is 500 ms
 	Snapshots   top.Height    // blocks between snapshots; 0 is 2,000
+	Keep        top.Height    // newest blocks whose transactions are kept, 100 at least; 0 keeps all
 	MinFree     uint64        // bytes of disk below which the node stops; 0 is 64 MiB
 	Sync        []string      // multiaddresses of full nodes by whose headers a snapshot is checked; none replays the chain
 	Trust       string        // HEIGHT:HASH from which those headers are verified; "" is the genesis
@@ -78,6 +79,7 @@ type Node struct {
 	server  *sock.Server
 	app     *app
 	index   *index
+	archive *archive
 	start   time.Time
 	host    *mesh.Host // nil when light clients are not answered
 
@@ -268,6 +270,11 @@ func (n *Node) begin(ctx context.Context) error {
 	}
 	n.index.raw = n.rawAt
 	n.app = newApp(n.genesis.Chain, n.index, n.files.state(), n.fault, n.cfg.Log)
+	adb, err := n.open("archive")
+	if err != nil {
+		return err
+	}
+	n.archive, n.app.prune = &archive{adb}, n.prune
 	n.app.hand, n.app.every, n.app.propose = n.hand, n.cfg.Snapshots, n.cfg.propose
 	n.app.gossip = newGossip(n.app.pool, n.cfg.Log)
 	if err := n.app.load(); err != nil {
@@ -334,6 +341,7 @@ func (n *Node) stop() {
 		}
 		n.app.close()
 		n.index.db.Close()
+		n.archive.db.Close()
 	}()
 	patience := time.NewTimer(stopPatience)
 	defer patience.Stop()

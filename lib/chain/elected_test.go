@@ -18,7 +18,7 @@ func newStaked(t *testing.T, validators int, set func(*ledger.Params)) *network 
 	t.Helper()
 	return newNetworkOf(t, validators, func(g *ledger.Genesis, vals [][32]byte) {
 		k := &g.Params.Stake
-		k.EpochBlocks, k.MinSelf, k.DowntimeEpochs, k.JailSeconds, k.YieldPPM = 5, 10*top.One, 3, 0, 0
+		k.EpochBlocks, k.MinSelf, k.DowntimeEpochs, k.JailSeconds, k.YieldPPM = 5, 10*top.One, 8, 0, 0
 		set(&g.Params)
 		for _, v := range vals {
 			g.Validators = append(g.Validators, ledger.GenesisValidator{ID: v, Owner: g.Accounts[0].Address, Stake: 100 * top.One})
@@ -66,7 +66,7 @@ func TestAValidatorSetThatChanges(t *testing.T) {
 	if jailed.Power != 0 || jailed.Slashed != 10_000_000 || jailed.Tombstoned {
 		t.Errorf("%+v", jailed)
 	}
-	n.start(3)
+	n.start(3).reach(t, jailed.At.Height)
 	if r := do(&ledger.Unjail{ID: n.id(3)}); !r.OK {
 		t.Fatal(r.Message)
 	}

@@ -1,6 +1,8 @@
 package chain
 
 import (
+	"github.com/cometbft/cometbft/types"
+
 	"top/lib/api"
 	"top/lib/sock"
 	"top/lib/top"
@@ -20,8 +22,8 @@ func (n *Node) events(c *sock.Call) error {
 		since = n.app.lastHead().Height
 	}
 	c.Begin()
-	if base := top.Height(n.comet.BlockStore().Base()); since+1 < base {
-		lost := base - since - 1
+	if first := n.index.first(); since+1 < first {
+		lost := first - since - 1
 		if err := c.Record(map[string]any{"type": "gap", "lost": top.Count(lost)}); err != nil {
 			return err
 		}
@@ -43,17 +45,17 @@ func (n *Node) events(c *sock.Call) error {
 
 // event writes one block and its transactions.
 func (n *Node) event(c *sock.Call, h top.Height) error {
-	meta := n.comet.BlockStore().LoadBlockMeta(int64(h))
-	if meta == nil {
+	header, err := n.headerAt(h)
+	if err != nil {
 		return c.Record(map[string]any{"type": "gap", "lost": top.Count(1)})
 	}
-	at := top.TimeOf(meta.Header.Time)
+	at := top.TimeOf(header.Time)
 	rows, err := n.index.rows(h)
 	if err != nil {
 		return err
 	}
 	err = c.Record(api.Event{
-		Type: "block", Height: h, Time: at, Hash: top.ID(meta.BlockID.Hash), Root: top.ID(meta.Header.AppHash), Txs: len(rows),
+		Type: "block", Height: h, Time: at, Hash: top.ID(header.Hash()), Root: top.ID(header.AppHash), Txs: len(rows),
 	})
 	if err != nil {
 		return err
@@ -64,4 +66,16 @@ func (n *Node) event(c *sock.Call, h top.Height) error {
 		}
 	}
 	return nil
+}
+
+// headerAt is the header of a block, from the blocks that are kept or the archive.
+func (n *Node) headerAt(h top.Height) (*types.Header, error) {
+	if meta := n.comet.BlockStore().LoadBlockMeta(int64(h)); meta != nil {
+		return &meta.Header, nil
+	}
+	k, err := n.archive.block(h)
+	if err != nil {
+		return nil, err
+	}
+	return k.signed.Header, nil
 }

@@ -20,6 +20,7 @@ import (
 // more than all the rest of a payment (docs/decisions/0010-bundles.md).
 //
 //	m                        height of the last block, number of runs, first block that is in none
+//	f                        first block, when it is not 1
 //	b HEIGHT                 time, entries of the block itself, rows with their entries
 //	p RUN ACCOUNT CHUNK      where entries of accounts from ACCOUNT on stand, in their order
 //	q RUN PREFIX             where transactions stand whose ids begin from PREFIX on
@@ -32,6 +33,7 @@ type index struct {
 	begun bool // genesis is in it
 	runs  uint32
 	from  top.Height // the first block of the tail
+	begin top.Height // the first block of all
 	posts []posting
 	ids   map[uint64]place
 }
@@ -105,7 +107,12 @@ const (
 
 // openIndex reads where the index ends, and its tail into memory.
 func openIndex(db dbm.DB) (*index, error) {
-	x := &index{db: db, ids: map[uint64]place{}, from: 1}
+	x := &index{db: db, ids: map[uint64]place{}, from: 1, begin: 1}
+	if v, err := db.Get(key("f")); err != nil {
+		return nil, fmt.Errorf("open index: %w", err)
+	} else if len(v) == 8 {
+		x.begin = top.Height(binary.BigEndian.Uint64(v))
+	}
 	v, err := db.Get(key("m"))
 	if err != nil {
 		return nil, fmt.Errorf("open index: %w", err)
@@ -133,6 +140,14 @@ func (x *index) height() top.Height {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return x.last
+}
+
+// first is the first block in the index: 1, or the one after the snapshot with which
+// the node joined.
+func (x *index) first() top.Height {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.begin
 }
 
 // A blockRows is what the index keeps of one block.

@@ -148,8 +148,8 @@ func (n *Node) lightBlock(h top.Height) (*types.LightBlock, error) {
 	if last := n.app.lastHead().Height; h == 0 || h > last {
 		return nil, top.Errorf(top.NotFound, "no block %d, the last is %d", h, last)
 	}
-	if base := bs.Base(); int64(h) < base {
-		return nil, top.Errorf(top.NotFound, "block %d is not kept here any more, the first is %d", h, base)
+	if int64(h) < bs.Base() {
+		return n.archive.lightBlock(h)
 	}
 	meta := bs.LoadBlockMeta(int64(h))
 	// The commit in the next block is the one that every node has; the newest

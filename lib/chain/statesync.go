@@ -169,10 +169,13 @@ func (x *index) skip(height top.Height) error {
 	if x.begun {
 		return fmt.Errorf("the index has blocks already: %w", top.ErrFailed)
 	}
-	if err := x.db.SetSync(key("m"), indexMark(height, 0, height+1)); err != nil {
+	batch := x.db.NewBatch()
+	defer batch.Close()
+	err := errors.Join(batch.Set(key("f"), be64(uint64(height)+1)), batch.Set(key("m"), indexMark(height, 0, height+1)), batch.WriteSync())
+	if err != nil {
 		return fmt.Errorf("begin index: %w", err)
 	}
-	x.last, x.begun, x.from = height, true, height+1
+	x.last, x.begun, x.from, x.begin = height, true, height+1, height+1
 	return nil
 }
 

@@ -158,20 +158,30 @@ func (n *Node) finalTx(height top.Height, at int) (r api.Tx, err error) {
 	if err != nil {
 		return r, err
 	}
-	block := n.comet.BlockStore().LoadBlock(int64(height))
-	if block == nil || at >= len(rows) {
-		return r, top.Errorf(top.NotFound, "block %d is not kept here any more", height)
+	block, k := n.comet.BlockStore().LoadBlock(int64(height)), kept{}
+	if block != nil {
+		k = kept{len(block.Txs), &types.SignedHeader{Header: &block.Header}}
+	} else if k, err = n.archive.block(height); err != nil {
+		return r, err
+	}
+	if at >= len(rows) {
+		return r, top.Errorf(top.NotFound, "block %d is not in the index", height)
 	}
 	ids, outcomes := make([]top.ID, len(rows)), make([]Outcome, len(rows))
 	for i, r := range rows {
 		ids[i], outcomes[i] = r.ID, r.Outcome
 	}
-	p, err := proveTx(height, len(block.Txs), at, ids, outcomes)
+	p, err := proveTx(height, k.bundles, at, ids, outcomes)
 	if err != nil {
 		return r, err
 	}
-	r = txRecord(rows[at], height, at, top.TimeOf(block.Time))
+	r = txRecord(rows[at], height, at, top.TimeOf(k.signed.Time))
 	r.Proof = p.Encode()
+	if block == nil {
+		raw, err := n.archive.batch(height, uint32(at))
+		r.Raw = raw
+		return r, err
+	}
 	r.Raw, err = n.rawTx(block, at)
 	return r, err
 }
@@ -179,10 +189,14 @@ func (n *Node) finalTx(height top.Height, at int) (r api.Tx, err error) {
 // rawAt is the bytes of a transaction that is final.
 func (n *Node) rawAt(height top.Height, at uint32) ([]byte, error) {
 	block := n.comet.BlockStore().LoadBlock(int64(height))
-	if block == nil {
-		return nil, top.Errorf(top.NotFound, "block %d is not kept here any more", height)
+	if block != nil {
+		return n.rawTx(block, int(at))
 	}
-	return n.rawTx(block, int(at))
+	raw, err := n.archive.batch(height, at)
+	if err == nil && raw == nil {
+		err = top.Errorf(top.NotFound, "block %d is not kept here any more", height)
+	}
+	return raw, err
 }
 
 // rawTx is the bytes of one transaction of a block.
