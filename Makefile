@@ -24,9 +24,11 @@ test: build
 race:
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./lib/keys ./lib/pool ./lib/load ./lib/tool ./lib/sock ./lib/pipe ./lib/home ./lib/wallet ./lib/mesh ./lib/session ./lib/delivery ./lib/envelope ./lib/relay
 
-# Ten rounds of every fault; make test does one.
+# Ten rounds of every fault, and one while payments are offered without a pause; make
+# test does one.
 fault: build
 	TOP_FAULT_ROUNDS=10 CGO_ENABLED=0 $(GO) test -count=1 -timeout 40m -run Fault ./lib/... ./scripts
+	TOP_FAULT_LOAD=100 CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m -run Fault ./scripts
 
 fuzz:
 	scripts/fuzz $(FUZZ)

@@ -92,6 +92,37 @@ func (n *localnet) up() {
 	if err != nil || !strings.Contains(line, `"type":"ready"`) {
 		n.t.Fatalf("localnet is not ready: %q, %v", line, err)
 	}
+	n.load()
+}
+
+// load offers payments at val1, which no test kills, while the test runs: so many a
+// second as TOP_FAULT_LOAD says, none without it. What the chain took must add up.
+func (n *localnet) load() {
+	rate := os.Getenv("TOP_FAULT_LOAD")
+	if rate == "" {
+		return
+	}
+	const payers = "16"
+	_, err := n.try("val1", "top-chain", "bench", "--on", string(n.home("val1")), "--payers", payers, "--offer", "1", "--seconds", "1")
+	if err == nil {
+		n.t.Fatal("payments without money")
+	}
+	_, text, ok := strings.Cut(err.Error(), "pay it: top-wallet ")
+	text, _, _ = strings.Cut(text, ")")
+	if !ok {
+		n.t.Fatal(err)
+	}
+	n.run("alice", "top-wallet", strings.Fields(text)...)
+	cmd := n.command("val1", "top-chain", "bench", "--on", string(n.home("val1")), "--payers", payers, "--offer", rate, "--seconds", "1200", "--json")
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
 }
 
 // down interrupts the script, which must end by itself.
@@ -214,8 +245,21 @@ func (n *localnet) eventually(what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-late.C:
+			n.story()
 			n.t.Fatalf("never: %s", what)
 		}
+	}
+}
+
+// story logs where everybody stands, for a failure whose cause is not at hand.
+func (n *localnet) story() {
+	for _, q := range []string{
+		"alice top-relay status --json", "bob top-relay status --json", "relay1 top-relay status --json", "relay2 top-relay status --json",
+		"alice top-relay history --json", "bob top-relay history --json", "alice top-wallet channels --json", "val0 top-chain status --json", "alice top-chain status --json",
+	} {
+		words := strings.Fields(q)
+		out, err := n.try(words[0], words[1], words[2:]...)
+		n.t.Logf("%s: %v\n%s", q, err, out[max(0, len(out)-4000):])
 	}
 }
 

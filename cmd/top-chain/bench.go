@@ -35,7 +35,11 @@ Rates, each a figure of its own:
           whole voucher, of which --offer are handed in each second; with --presign
           the hash chains are made before the clock starts
 
---offer 0 keeps --window payments of each driver under way instead.`,
+--offer 0 keeps --window payments of each driver under way instead.
+
+With --on the drivers hand in at nodes that run already. The money comes from an
+account whose key --seed-file keeps: the first run says what to pay it. What is left
+stays with the accounts of that seed, for the next run.`,
 		Flags: []tool.Flag{
 			{Name: "rate", Default: load.Signed, Help: "signed, batched or ticks"},
 			{Name: "validators", Kind: tool.Int, Default: "4", Help: "of the fresh network"},
@@ -46,11 +50,14 @@ Rates, each a figure of its own:
 			{Name: "presign", Kind: tool.Bool, Help: "sign before the clock starts"},
 			{Name: "payers", Kind: tool.Int, Default: "1024", Help: "accounts of each driver that pay in turns"},
 			{Name: "accounts", Kind: tool.Int, Default: "0", Help: "accounts in all, at least the payers"},
+			{Name: "on", Kind: tool.Strings, Help: "measure the network of this home's node, which runs; may repeat, a driver each"},
+			{Name: "seed-file", Help: "with --on: the file of the payers' keys, made if it is missing (default HOME/bench.seed)"},
 			{Name: "plot", Help: "write a plot of every second to this file: out.svg"},
 		},
-		Records:  []string{"bench"},
-		Examples: []string{"top-chain bench --offer 10000", "top-chain bench --rate batched --batch 8000 --json", "top-chain bench --rate ticks --offer 1500"},
-		Run:      bench,
+		Records: []string{"bench"},
+		Examples: []string{"top-chain bench --offer 10000", "top-chain bench --rate batched --batch 8000 --json", "top-chain bench --rate ticks --offer 1500",
+			"top-chain bench --on ~/.top --payers 16 --offer 200 --seconds 10"},
+		Run: bench,
 	}
 }
 
@@ -156,6 +163,9 @@ func bench(ctx context.Context, c *tool.Call) error {
 		}
 	}
 	vals := c.Int("validators")
+	if on := len(c.Strings("on")); on > 0 {
+		vals = on
+	}
 	switch {
 	case !slices.Contains(load.Rates, p.Rate):
 		return top.Errorf(top.Usage, "--rate %s: want %s", p.Rate, strings.Join(load.Rates, ", "))
@@ -170,17 +180,15 @@ func bench(ctx context.Context, c *tool.Call) error {
 	}
 	p.All = max(c.Int("accounts"), vals*p.Accounts)
 	p.PerSecond = float64(c.Int("offer")) / float64(vals)
-	dir, err := os.MkdirTemp("", "top-bench-")
-	if err != nil {
-		return fmt.Errorf("make folder: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	net, err := startBench(ctx, c, dir, vals)
+	net, done, err := benchNetOf(ctx, c, vals)
 	if err != nil {
 		return err
 	}
-	defer net.group.stop()
+	defer done()
 	if err := net.fund(ctx, c, p.All); err != nil {
+		return err
+	}
+	if p.Nonce, err = net.nonce(ctx, p.All); err != nil {
 		return err
 	}
 	r, err := net.measure(ctx, c, p)
@@ -201,17 +209,39 @@ func bench(ctx context.Context, c *tool.Call) error {
 	return nil
 }
 
+// benchNetOf is the network to measure: one that runs, or a fresh one in a folder that
+// done removes.
+func benchNetOf(ctx context.Context, c *tool.Call, vals int) (net *benchNet, done func(), err error) {
+	if homes := c.Strings("on"); len(homes) > 0 {
+		net, err = joinBench(ctx, c, homes)
+		return net, func() {}, err
+	}
+	dir, err := os.MkdirTemp("", "top-bench-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("make folder: %w", err)
+	}
+	net, err = startBench(ctx, c, dir, vals)
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, nil, err
+	}
+	return net, func() {
+		net.group.stop()
+		os.RemoveAll(dir)
+	}, nil
+}
+
 // measure runs a driver for each node and checks what they left.
 func (n *benchNet) measure(ctx context.Context, c *tool.Call, p load.Plan) (r benchRecord, err error) {
 	p.Chain, p.Seed, p.Index = n.chain, n.root, n.index
-	c.Info("preparing %d drivers", len(n.vals))
-	drivers := make([]*driver, len(n.vals))
+	c.Info("preparing %d drivers", len(n.socks))
+	drivers := make([]*driver, len(n.socks))
 	var prepare errgroup.Group
 	for i := range drivers {
 		q := p
 		q.Sock, q.First = n.socks[i], i*p.Accounts
 		drivers[i] = &driver{}
-		prepare.Go(func() error { return drivers[i].begin(ctx, n.group.self, q) })
+		prepare.Go(func() error { return drivers[i].begin(ctx, n.self, q) })
 	}
 	defer func() {
 		for _, d := range drivers {
@@ -262,7 +292,8 @@ func (n *benchNet) measure(ctx context.Context, c *tool.Call, p load.Plan) (r be
 		return r, err
 	}
 	burned := n.status(ctx).Burned - before.Burned
-	r.Conserved = held-after == burned && burned == top.Amount(sum.Bytes)*status.FeePerByte
+	fees := top.Amount(sum.Bytes) * status.FeePerByte
+	r.Conserved = held-after == fees && (burned == fees || n.group == nil) // others pay fees on a network that runs
 	if p.Rate == load.Ticks {
 		return r, n.tally(ctx, p, &r, sum.Ticks, after-held+burned)
 	}

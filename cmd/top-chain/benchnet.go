@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,11 +27,12 @@ import (
 	"top/lib/top"
 )
 
-// A benchNet is the fresh network of a run.
+// A benchNet is the network of a run.
 type benchNet struct {
 	local
-	root  top.ID // seed of all keys; account -1 is the one with the money
-	group *children
+	self  string    // this program
+	root  top.ID    // seed of all keys; account -1 is the one with the money
+	group *children // nil when it ran already
 	socks []string
 	nodes []*api.Chain
 	index uint32 // of account 0
@@ -51,7 +53,7 @@ func startBench(ctx context.Context, c *tool.Call, dir string, vals int) (*bench
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	net.group = &children{self: self, say: c.Info, ended: make(chan error, 1)}
+	net.self, net.group = self, &children{self: self, say: c.Info, ended: make(chan error, 1)}
 	for _, v := range net.vals {
 		if err := net.group.start(v); err != nil {
 			net.group.stop()
@@ -75,15 +77,18 @@ func startBench(ctx context.Context, c *tool.Call, dir string, vals int) (*bench
 // fund makes the accounts, with the same money each.
 func (n *benchNet) fund(ctx context.Context, c *tool.Call, accounts int) error {
 	key := load.Key(n.root, -1)
-	each := min(benchFund, benchExtra*100/top.Amount(accounts))
-	for first, nonce := 0, uint64(1); first < accounts; nonce++ {
+	from, each, err := n.purse(ctx, accounts)
+	if err != nil || each == 0 {
+		return err
+	}
+	for first, nonce := 0, uint64(from.Nonce)+1; first < accounts; nonce++ {
 		b := &ledger.Batch{}
 		for i := range min(createBatch, accounts-first) {
 			b.New = append(b.New, top.Address(load.Key(n.root, first+i).Public()))
 			b.Records = append(b.Records, ledger.Record{Index: uint32(i), Amount: each})
 		}
 		first += len(b.New)
-		t := ledger.Tx{Chain: n.chain, Nonce: nonce, Expiry: uint64(time.Now().Add(time.Minute).Unix()), Body: b}
+		t := ledger.Tx{Chain: n.chain, From: from.Index, Nonce: nonce, Expiry: uint64(time.Now().Add(time.Minute).Unix()), Body: b}
 		if err := t.Sign(key.Signer()); err != nil {
 			return err
 		}
@@ -102,13 +107,96 @@ func (n *benchNet) fund(ctx context.Context, c *tool.Call, accounts int) error {
 			c.Info("%d accounts made", first)
 		}
 	}
+	return n.placed(ctx, accounts)
+}
+
+// purse is the account with the money, and what each payer is to have of it: nothing
+// when they have enough from a run before.
+func (n *benchNet) purse(ctx context.Context, accounts int) (from api.Account, each top.Amount, err error) {
+	who := top.Address(load.Key(n.root, -1).Public())
+	if from, err = n.nodes[0].Account(ctx, who); err != nil || n.group != nil {
+		return from, min(benchFund, benchExtra*100/top.Amount(accounts)), err
+	}
+	first, err := n.nodes[0].Account(ctx, top.Address(load.Key(n.root, 0).Public()))
+	if err != nil {
+		return from, 0, err
+	}
+	if first.Exists && n.placed(ctx, accounts) == nil && first.Balance >= joinedLeast {
+		return from, 0, nil
+	}
+	// The purse pays for making the accounts, its own first, and some fees.
+	if need := joinedFund * top.Amount(accounts+1); from.Balance < need-joinedFund/2 {
+		return from, 0, top.Errorf(top.Denied, "%d payers want %s TOP, and their purse has %s (pay it: top-wallet pay %s %s)", accounts, need, from.Balance, who, need-from.Balance)
+	}
+	return from, joinedFund, nil
+}
+
+// What each payer has on a network that ran already, and below what it gets it again.
+const (
+	joinedFund  = top.One
+	joinedLeast = top.One / 4
+)
+
+// joinBench is a network that runs, by the homes of its nodes.
+func joinBench(ctx context.Context, c *tool.Call, homes []string) (*benchNet, error) {
+	net := &benchNet{}
+	for _, h := range homes {
+		dir, err := home.Of(h, c.Getenv)
+		if err != nil {
+			return nil, err
+		}
+		path, err := dir.Sock("chain")
+		if err != nil {
+			return nil, err
+		}
+		net.vals, net.socks = append(net.vals, dir), append(net.socks, path)
+		net.nodes = append(net.nodes, api.NewChain(sock.Dial(path, "top-chain serve --home "+string(dir))))
+	}
+	s, err := net.nodes[0].Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	net.chain = s.Chain
+	if net.self, err = os.Executable(); err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	path := cmp.Or(c.String("seed-file"), net.vals[0].Path("bench.seed"))
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		rand.Read(net.root[:])
+		return net, home.WriteFile(path, []byte(net.root.String()+"\n"), 0o600)
+	}
+	if err == nil {
+		net.root, err = top.ParseID(strings.TrimSpace(string(text)))
+	}
+	if err != nil {
+		return nil, top.Errorf(top.Invalid, "%s: %v (64 hex digits)", path, err)
+	}
+	return net, nil
+}
+
+// nonce is one that no payer has used.
+func (n *benchNet) nonce(ctx context.Context, accounts int) (uint64, error) {
+	last := top.Count(0)
+	for i := 0; i < accounts && n.group == nil; i++ {
+		a, err := n.nodes[i%len(n.nodes)].Account(ctx, top.Address(load.Key(n.root, i).Public()))
+		if err != nil {
+			return 0, err
+		}
+		last = max(last, a.Nonce)
+	}
+	return uint64(last) + 1, nil
+}
+
+// placed notes where the payers stand, which must be in a row.
+func (n *benchNet) placed(ctx context.Context, accounts int) error {
 	a, err := n.nodes[0].Account(ctx, top.Address(load.Key(n.root, 0).Public()))
 	if err != nil {
 		return err
 	}
 	last, err := n.nodes[0].Account(ctx, top.Address(load.Key(n.root, accounts-1).Public()))
 	if err == nil && last.Index != a.Index+uint32(accounts)-1 {
-		err = top.Errorf(top.Failed, "somebody else made accounts meanwhile")
+		err = top.Errorf(top.Failed, "somebody else made accounts meanwhile (run it again, with another --seed-file)")
 	}
 	n.index = a.Index
 	return err
@@ -118,7 +206,7 @@ func (n *benchNet) fund(ctx context.Context, c *tool.Call, accounts int) error {
 // of more accounts than are checked one by one, only what is not on the others.
 func (n *benchNet) held(ctx context.Context, p load.Plan) (sum top.Amount, err error) {
 	s := n.status(ctx)
-	if p.All > exactPayers {
+	if p.All > exactPayers && n.group != nil {
 		return s.Supply - s.Burned, nil
 	}
 	for i := -1; i < p.All; i++ {
@@ -218,6 +306,9 @@ func (n *benchNet) resident() (most int) {
 
 // stats is the fields of /proc/PID/stat after the name of every node.
 func (n *benchNet) stats() (all [][]string) {
+	if n.group == nil {
+		return nil // they are not this program's to look at
+	}
 	n.group.mu.Lock()
 	defer n.group.mu.Unlock()
 	for _, p := range n.group.running {
