@@ -107,11 +107,11 @@ func TestAStreamThatIsNotReadStops(t *testing.T) {
 	}
 	ctx, cancel := contextWith(t, 50*time.Millisecond)
 	defer cancel()
-	if err := v.room(ctx); err == nil {
+	if err := v.room(ctx, 0); err == nil {
 		t.Error("more is taken")
 	}
 	v.take()
-	if err := v.room(t.Context()); err != nil {
+	if err := v.room(t.Context(), 0); err != nil {
 		t.Error(err)
 	}
 	v.close()

@@ -63,8 +63,9 @@ type Config struct {
 	Ready       func() error  // called once the socket answers; may be nil
 	Log         *slog.Logger  // nil is silent
 
-	propose func(waiting [][]byte) [][]byte // what a test has this node propose; nil is all that waits
-	voteAs  *[32]byte                       // seed of another node, with whose key a test has this one vote
+	propose func(waiting [][]byte) [][]byte               // what a test has this node propose; nil is all that waits
+	sign    func(types.PrivValidator) types.PrivValidator // what a test has this node vote by; nil is as it is
+	voteAs  *[32]byte                                     // seed of another node, with whose key a test has this one vote
 }
 
 // Node is a validator or a full node.
@@ -288,6 +289,10 @@ func (n *Node) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var voice types.PrivValidator = signer
+	if n.cfg.sign != nil {
+		voice = n.cfg.sign(signer)
+	}
 	cfg := n.cometConfig()
 	if err := cfg.ValidateBasic(); err != nil {
 		return fmt.Errorf("configure: %v: %w", err, top.ErrInvalid)
@@ -304,7 +309,7 @@ func (n *Node) begin(ctx context.Context) error {
 		}
 		options = append(options, node.StateProvider(from))
 	}
-	n.comet, err = node.NewNodeWithContext(ctx, cfg, signer, n.peerKey(),
+	n.comet, err = node.NewNodeWithContext(ctx, cfg, voice, n.peerKey(),
 		proxy.NewConnSyncLocalClientCreator(n.app),
 		func() (*types.GenesisDoc, error) { return n.genesis.Doc, nil },
 		n.provide, node.DefaultMetricsProvider(cfg.Instrumentation), cometLog{n.cfg.Log, n.fault},

@@ -20,6 +20,8 @@ import (
 const (
 	streamBatch = 512     // transactions that are handed in together, at most
 	streamOwes  = 1 << 20 // verdicts that wait to be read, in bytes, before no more is taken
+	streamNew   = 512     // transactions of a new stream of which nothing was said yet; as many more as were taken
+	streamWrong = 16      // wrong signatures, after which a stream ends
 )
 
 func (n *Node) stream(c *sock.Call) error {
@@ -39,6 +41,7 @@ func streamTxs(c *sock.Call, chain top.ChainID, add func(context.Context, []pool
 	defer w.close()
 	ctx, cancel := context.WithCancelCause(c.Context())
 	defer cancel(nil)
+	w.end = cancel
 	go func() {
 		if err := takeFrames(ctx, c.Body, chain, w, add); err != nil {
 			cancel(err)
@@ -74,7 +77,7 @@ func streamTxs(c *sock.Call, chain top.ChainID, add func(context.Context, []pool
 func takeFrames(ctx context.Context, r io.Reader, chain top.ChainID, w *verdicts, add func(context.Context, []pool.Item, pool.Watcher)) error {
 	in := bufio.NewReaderSize(r, 256<<10)
 	for seq := uint64(0); ; {
-		if err := w.room(ctx); err != nil {
+		if err := w.room(ctx, seq); err != nil {
 			return err
 		}
 		var items []pool.Item
@@ -121,16 +124,40 @@ type verdicts struct {
 	left   int64         // transactions of which more is to be said; those told before last was known count below zero
 	ended  bool          // the caller sends no more
 	closed bool          // nobody reads any more
-	read   chan struct{} // closed and replaced when verdicts were read
+	read   chan struct{} // closed and replaced when verdicts were read, or came
+	said   uint64        // transactions of which it was said whether they were taken
+	taken  uint64        // and that were
+	wrong  int           // that were signed wrongly
+	end    func(error)   // ends the stream
 }
 
 func newVerdicts() *verdicts {
-	return &verdicts{kick: make(chan struct{}, 1), read: make(chan struct{})}
+	return &verdicts{kick: make(chan struct{}, 1), read: make(chan struct{}), end: func(error) {}}
 }
 
 // Taken is for pool.
 func (v *verdicts) Taken(seq uint64, err error) {
 	v.tell(api.Verdict{Seq: seq, Err: err}, err != nil)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.said++
+	if err == nil {
+		v.taken++
+	}
+	// Whoever signs does not sign wrongly; whoever only says so would fill the room of
+	// those whom he names.
+	if errors.Is(err, ledger.ErrSignature) {
+		if v.wrong++; v.wrong == streamWrong {
+			v.end(top.Errorf(top.Denied, "%d transactions were not signed by whom they name: no more is taken on this stream", streamWrong))
+		}
+	}
+	v.moved()
+}
+
+// moved wakes who waits for room. The caller holds the lock.
+func (v *verdicts) moved() {
+	close(v.read)
+	v.read = make(chan struct{})
 }
 
 // Final is for pool.
@@ -171,16 +198,16 @@ func (v *verdicts) take() (b []byte, over bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	b, v.out = v.out, nil
-	close(v.read)
-	v.read = make(chan struct{})
+	v.moved()
 	return b, v.ended && v.left == 0
 }
 
-// room waits until a caller who sends and does not read has read.
-func (v *verdicts) room(ctx context.Context) error {
+// room waits until a caller who sends and does not read has read, and until there are
+// answers to what a caller sent of whom little is known.
+func (v *verdicts) room(ctx context.Context, sent uint64) error {
 	for {
 		v.mu.Lock()
-		full, read := len(v.out) > streamOwes, v.read
+		full, read := len(v.out) > streamOwes || sent > v.said+v.taken+streamNew, v.read
 		v.mu.Unlock()
 		if !full {
 			return nil

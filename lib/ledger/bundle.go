@@ -95,7 +95,7 @@ func VerifyBatch(all []Signed, ring *keys.Ring) []error {
 	errs := make([]error, len(all))
 	for i := range each {
 		if !each[i] {
-			errs[i] = errSignature
+			errs[i] = ErrSignature
 		}
 	}
 	return errs

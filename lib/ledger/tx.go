@@ -187,12 +187,13 @@ func (t *Tx) Sign(s keys.Signer) (err error) {
 // Verify checks the signature, by ZIP-215 and without any state.
 func (t *Tx) Verify() error {
 	if !keys.Verify(t.Key, txDomain, t.Chain, t.content(), t.Sig) {
-		return errSignature
+		return ErrSignature
 	}
 	return nil
 }
 
-var errSignature = fmt.Errorf("transaction: the signature is wrong: %w", top.ErrDenied)
+// ErrSignature is a transaction that whom it names did not sign.
+var ErrSignature = fmt.Errorf("transaction: the signature is wrong: %w", top.ErrDenied)
 
 // A Dest is who receives: an account by its index, or an address, which gets an
 // account if it has none.
