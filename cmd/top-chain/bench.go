@@ -188,7 +188,7 @@ func bench(ctx context.Context, c *tool.Call) error {
 	if err := net.fund(ctx, c, p.All); err != nil {
 		return err
 	}
-	if p.Nonce, err = net.nonce(ctx, p.All); err != nil {
+	if p.Nonce, err = net.nonce(ctx, vals*p.Accounts); err != nil {
 		return err
 	}
 	r, err := net.measure(ctx, c, p)

@@ -206,7 +206,7 @@ func (n *benchNet) placed(ctx context.Context, accounts int) error {
 // of more accounts than are checked one by one, only what is not on the others.
 func (n *benchNet) held(ctx context.Context, p load.Plan) (sum top.Amount, err error) {
 	s := n.status(ctx)
-	if p.All > exactPayers && n.group != nil {
+	if p.All > exactPayers {
 		return s.Supply - s.Burned, nil
 	}
 	for i := -1; i < p.All; i++ {

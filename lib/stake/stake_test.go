@@ -449,7 +449,7 @@ func TestK7_AVoteWeighsWhatIsStakedAtItsEnd(t *testing.T) {
 		t.Error("a vote goes on after its end")
 	}
 	// Too few vote: the deposit is gone. Two thirds are not more than two thirds.
-	n = propose()
+	propose()
 	if d := w.epoch(); d.Changes != nil || d.Back != nil {
 		t.Errorf("without votes: %+v", d)
 	}
