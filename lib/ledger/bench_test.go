@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"testing"
@@ -129,5 +130,24 @@ func BenchmarkVerify(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*size), "ns/signature")
 		})
+	}
+}
+
+// BenchmarkLoad is how long a node takes to have its state from a snapshot of a
+// million accounts.
+func BenchmarkLoad(b *testing.B) {
+	s, err := New(Genesis{Params: DefaultParams(top.ChainID{1})})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range 1_000_000 {
+		s.addAccount(top.Address(sha256.Sum256([]byte{byte(i), byte(i >> 8), byte(i >> 16)})))
+	}
+	raw := s.Encode()
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		if _, err := Load(raw); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -1,10 +1,13 @@
 package ledger
 
 import (
+	"cmp"
 	"container/heap"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"top/lib/stake"
 	"top/lib/top"
@@ -108,21 +111,53 @@ func (s *State) loadAccounts(d *wire.Decoder, n int) {
 		d.Fail("%d accounts: short", n)
 		return
 	}
-	for range n {
-		var h hot
-		var c cold
-		h.get(d.Raw(hotSize))
+	s.hot, s.cold = make([]hot, n), make([]cold, n)
+	s.byKey = make(map[top.Address]uint32, n)
+	for i := range s.hot {
+		s.hot[i].get(d.Raw(hotSize))
+		c := &s.cold[i]
 		c.get(d.Raw(coldSize))
 		if _, twice := s.byKey[c.key]; twice {
 			d.Fail("account %s twice", c.key)
 			return
 		}
-		i := s.addAccount(c.key)
-		s.hot[i], s.cold[i] = h, c
+		s.byKey[c.key] = uint32(i)
+		s.touch(uint32(i))
 		if c.unlocking > 0 {
-			heap.Push(&s.unlocks, unlock{c.unlockAt, i})
+			heap.Push(&s.unlocks, unlock{c.unlockAt, uint32(i)})
 		}
 	}
+	s.indexAll()
+}
+
+// indexAll makes the index of all accounts at once.
+func (s *State) indexAll() {
+	type place struct {
+		first uint64 // bytes of the key, in order
+		at    uint32
+	}
+	order := make([]place, len(s.cold))
+	for i := range order {
+		order[i] = place{binary.BigEndian.Uint64(s.cold[i].key[:]), uint32(i)}
+	}
+	slices.SortFunc(order, func(a, b place) int {
+		if a.first != b.first {
+			return cmp.Compare(a.first, b.first)
+		}
+		return slices.Compare(s.cold[a.at].key[:], s.cold[b.at].key[:])
+	})
+	keys, hashes := make([][32]byte, len(order)), make([]top.ID, len(order))
+	fill := func(from, to int) {
+		for i := from; i < to; i++ {
+			keys[i] = s.cold[order[i].at].key
+			hashes[i] = leafHash(indexDomain, keys[i], indexValue(order[i].at))
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { fill(0, len(order)/2) })
+	fill(len(order)/2, len(order))
+	wg.Wait()
+	s.index.build(keys, hashes)
 }
 
 func (s *State) loadChannels(d *wire.Decoder) {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"math/bits"
+	"sync"
 
 	"top/lib/top"
 	"top/lib/wire"
@@ -96,6 +97,36 @@ func (t *trie) put(key [32]byte, hash top.ID) {
 	*place = at
 }
 
+// build makes an empty trie of many keys at once, given in order and with a hash for
+// each: what one put after the other makes, by a single walk along memory.
+func (t *trie) build(keys [][32]byte, hashes []top.ID) {
+	if len(keys) == 0 {
+		return
+	}
+	t.leaves = make([]trieLeaf, len(keys))
+	for i := range keys {
+		t.leaves[i] = trieLeaf{keys[i], hashes[i]}
+	}
+	t.inner = make([]trieNode, 0, len(keys)-1)
+	t.top, t.some = ^ref(0), true
+	var spine []ref // from the root to the last leaf, by rising bits
+	for i := 1; i < len(keys); i++ {
+		bit := firstDiff(&keys[i-1], &keys[i])
+		left := ^ref(i - 1)
+		for len(spine) > 0 && t.inner[spine[len(spine)-1]].bit > bit {
+			left, spine = spine[len(spine)-1], spine[:len(spine)-1]
+		}
+		at := ref(len(t.inner))
+		t.inner = append(t.inner, trieNode{child: [2]ref{left, ^ref(i)}, bit: bit, dirty: true})
+		if len(spine) > 0 {
+			t.inner[spine[len(spine)-1]].child[1] = at
+		} else {
+			t.top = at
+		}
+		spine = append(spine, at)
+	}
+}
+
 // mark marks the inner nodes on the way to key as changed, as long as they part
 // before bit, and gives the place where the way goes on.
 func (t *trie) mark(key *[32]byte, bit uint16) *ref {
@@ -167,8 +198,19 @@ func (t *trie) root() top.ID {
 	if !t.some {
 		return top.ID{}
 	}
+	// A trie that is new as a whole is worth a second goroutine; the halves share nothing.
+	if r := t.top; r >= 0 && t.inner[r].dirty && len(t.inner) > parallelTrie {
+		var wg sync.WaitGroup
+		wg.Go(func() { t.hash(t.inner[r].child[0]) })
+		t.hash(t.inner[r].child[1])
+		wg.Wait()
+	}
 	return t.hash(t.top)
 }
+
+// parallelTrie is the number of inner nodes above which hashing is worth a second
+// goroutine. The result does not depend on it.
+const parallelTrie = 1 << 14
 
 func (t *trie) hash(r ref) top.ID {
 	if r < 0 {
