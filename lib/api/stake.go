@@ -55,7 +55,7 @@ type Proposal struct {
 	Name     string      `json:"name"` // of the parameter
 	Value    top.Count   `json:"value"`
 	Deposit  top.Amount  `json:"deposit"`
-	Ends     top.Count   `json:"ends"`  // with this epoch
+	Ends     top.Count   `json:"ends"`  // with the election of this number
 	Epoch    top.Count   `json:"epoch"` // elections held so far
 	Next     top.Height  `json:"next"`  // of the next one
 	Yes      top.Amount  `json:"yes"`   // staked by those who voted so
@@ -147,6 +147,6 @@ func (s Stake) Text() string {
 
 // Text is the proposal as lines for people.
 func (p Proposal) Text() string {
-	return fmt.Sprintf("%s  set %s to %s, proposed by %s\n   %s TOP for it, %s against, of %s that elect; ends with epoch %s, now %s, next at block %s",
+	return fmt.Sprintf("%s  set %s to %s, proposed by %s\n   %s TOP for it, %s against, of %s that elect; ends with election %s, held so far %s, next at block %s",
 		p.Number, p.Name, p.Value, p.Proposer, p.Yes, p.No, p.All, p.Ends, p.Epoch, p.Next)
 }

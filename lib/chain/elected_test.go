@@ -18,7 +18,7 @@ func newStaked(t *testing.T, validators int, set func(*ledger.Params)) *network 
 	t.Helper()
 	return newNetworkOf(t, validators, func(g *ledger.Genesis, vals [][32]byte) {
 		k := &g.Params.Stake
-		k.EpochBlocks, k.MinSelf, k.DowntimeEpochs, k.JailSeconds, k.YieldPPM = 5, 10*top.One, 8, 0, 0
+		k.EpochBlocks, k.MinSelf, k.DowntimeEpochs, k.JailSeconds, k.YieldPPM = 5, 10*top.One, 4, 0, 0
 		set(&g.Params)
 		for _, v := range vals {
 			g.Validators = append(g.Validators, ledger.GenesisValidator{ID: v, Owner: g.Accounts[0].Address, Stake: 100 * top.One})

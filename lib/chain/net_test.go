@@ -109,7 +109,8 @@ func shortDir(t *testing.T) home.Dir {
 	return home.Dir(d)
 }
 
-func freeLoopback(t *testing.T) string {
+func freeLoopback(t testing.TB) string {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +179,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(90 * time.Second) // all packages' tests share two cores
 	for !ok() {
 		select {
 		case <-tick.C:

@@ -15,7 +15,7 @@ import (
 func staked(t *testing.T, set ...func(*Params)) *world {
 	t.Helper()
 	w := newWorld(t, func(p *Params) {
-		p.Stake.EpochBlocks, p.Stake.MinSelf, p.Stake.UnbondSeconds, p.Stake.VoteEpochs = 5, 10*top.One, 50, 1
+		p.Stake.EpochBlocks, p.Stake.MinSelf, p.Stake.UnbondSeconds, p.Stake.VoteEpochs = 5, 10*top.One, 50, 0
 	})
 	g := Genesis{Params: w.s.params, Time: 1_800_000_000}
 	for _, f := range set {

@@ -187,7 +187,7 @@ func (b *Book) sell(v *Validator, w Wish, amount top.Amount) (top.Amount, error)
 	if !ok {
 		return 0, fmt.Errorf("account %d has nothing with validator %s: %w", w.Who, v.ID, top.ErrNotFound)
 	}
-	if b.lotsOf[w.Who] >= maxLeaving {
+	if len(b.lotsOf[w.Who]) >= maxLeaving {
 		return 0, fmt.Errorf("%d lots are on their way already (wait until one is free): %w", maxLeaving, top.ErrDenied)
 	}
 	b.settle(v, w.Now)
@@ -281,10 +281,22 @@ func (b *Book) leave(l *Leaving, w Wish) {
 
 func (b *Book) enterLot(l *Leaving) {
 	b.leaving[l.ID] = l
-	b.lotsOf[l.Who]++
-	at, _ := slices.BinarySearchFunc(b.from[l.From], l.ID, compareLots)
-	b.from[l.From] = slices.Insert(b.from[l.From], at, l.ID)
+	b.lotsOf[l.Who] = with(b.lotsOf[l.Who], l.ID)
+	b.from[l.From] = with(b.from[l.From], l.ID)
 	heap.Push(&b.due, l)
+}
+
+// with and without keep a sorted list of lots.
+func with(ids []top.ID, id top.ID) []top.ID {
+	at, _ := slices.BinarySearchFunc(ids, id, compareLots)
+	return slices.Insert(ids, at, id)
+}
+
+func without(ids []top.ID, id top.ID) []top.ID {
+	if at, ok := slices.BinarySearchFunc(ids, id, compareLots); ok {
+		return slices.Delete(ids, at, at+1)
+	}
+	return ids
 }
 
 func compareLots(a, b top.ID) int { return slices.Compare(a[:], b[:]) }
@@ -292,13 +304,10 @@ func compareLots(a, b top.ID) int { return slices.Compare(a[:], b[:]) }
 // dropLot forgets a lot that was taken off the heap.
 func (b *Book) dropLot(l *Leaving) {
 	delete(b.leaving, l.ID)
-	if b.lotsOf[l.Who]--; b.lotsOf[l.Who] == 0 {
+	if b.lotsOf[l.Who] = without(b.lotsOf[l.Who], l.ID); len(b.lotsOf[l.Who]) == 0 {
 		delete(b.lotsOf, l.Who)
 	}
-	if at, ok := slices.BinarySearchFunc(b.from[l.From], l.ID, compareLots); ok {
-		b.from[l.From] = slices.Delete(b.from[l.From], at, at+1)
-	}
-	if len(b.from[l.From]) == 0 {
+	if b.from[l.From] = without(b.from[l.From], l.ID); len(b.from[l.From]) == 0 {
 		delete(b.from, l.From)
 	}
 	b.removeLot(l)

@@ -43,7 +43,7 @@ type Params struct {
 	DowntimePPM    uint64     `json:"downtime_ppm"`     // taken for being down
 	DowntimeEpochs uint64     `json:"downtime_epochs"`  // without a sign of life, until a validator is down
 	JailSeconds    uint64     `json:"jail_seconds"`     // before one that was down may stand again
-	VoteEpochs     uint64     `json:"vote_epochs"`      // that a proposal is voted on
+	VoteEpochs     uint64     `json:"vote_epochs"`      // whole ones that a proposal is voted on, after the one it came in
 	Deposit        top.Amount `json:"proposal_deposit"` // back when enough vote, however they do
 }
 
@@ -154,7 +154,7 @@ type Proposal struct {
 	Deposit top.Amount
 	Name    string
 	Value   uint64
-	Ends    uint64 // epoch
+	Ends    uint64 // the vote ends with the election of this number
 }
 
 // Rows is where a Book shows what changed, for the tree that proves it.
@@ -181,7 +181,7 @@ type Book struct {
 	parts   map[part]*Delegation
 	of      map[uint32][]top.ValidatorID // to whom an account delegates, sorted
 	leaving map[top.ID]*Leaving
-	lotsOf  map[uint32]int
+	lotsOf  map[uint32][]top.ID          // sorted
 	from    map[top.ValidatorID][]top.ID // lots on their way, sorted
 	due     lots
 	open    []*Proposal // by number
@@ -206,7 +206,7 @@ func New(params *Params, supply top.Amount, rows Rows) *Book {
 		params: params, rows: rows, supply: supply,
 		vals: map[top.ValidatorID]*Validator{}, voter: map[[20]byte]top.ValidatorID{},
 		parts: map[part]*Delegation{}, of: map[uint32][]top.ValidatorID{},
-		leaving: map[top.ID]*Leaving{}, lotsOf: map[uint32]int{}, from: map[top.ValidatorID][]top.ID{},
+		leaving: map[top.ID]*Leaving{}, lotsOf: map[uint32][]top.ID{}, from: map[top.ValidatorID][]top.ID{},
 		votes: map[uint64]map[uint32]bool{},
 	}
 }
@@ -269,13 +269,8 @@ func (b *Book) Delegation(to top.ValidatorID, who uint32) (Delegation, bool) {
 
 // Leaving is an account's lots on their way, the first to be free first.
 func (b *Book) Leaving(who uint32) (ls []Leaving) {
-	if b.lotsOf[who] == 0 {
-		return nil
-	}
-	for _, l := range b.leaving {
-		if l.Who == who {
-			ls = append(ls, *l)
-		}
+	for _, id := range b.lotsOf[who] {
+		ls = append(ls, *b.leaving[id])
 	}
 	slices.SortFunc(ls, func(a, b Leaving) int { return lotOrder(&a, &b) })
 	return ls

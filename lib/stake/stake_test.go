@@ -37,7 +37,7 @@ func id(n byte) top.ValidatorID { return top.ValidatorID{n} }
 func fresh(t *testing.T, stakes ...top.Amount) *world {
 	t.Helper()
 	w := &world{t: t, p: Default(), rows: rows{}, now: 1_000_000, set: map[top.ValidatorID]uint64{}}
-	w.p.MinSelf, w.p.EpochBlocks, w.p.DowntimeEpochs, w.p.VoteEpochs, w.p.Deposit = top.One, 10, 3, 1, 5*top.One
+	w.p.MinSelf, w.p.EpochBlocks, w.p.DowntimeEpochs, w.p.VoteEpochs, w.p.Deposit = top.One, 10, 3, 0, 5*top.One
 	w.Book = New(&w.p, 1_000_000*top.One, w.rows)
 	for i, s := range stakes {
 		n := byte(i + 1)

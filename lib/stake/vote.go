@@ -32,7 +32,7 @@ func (b *Book) Propose(w Wish, name string, value uint64) (deposit top.Amount, e
 	}
 	b.head.Proposals++
 	b.putHead()
-	p := &Proposal{Number: b.head.Proposals, Who: w.Who, Deposit: b.params.Deposit, Name: name, Value: value, Ends: b.head.Epoch + max(b.params.VoteEpochs, 1)}
+	p := &Proposal{Number: b.head.Proposals, Who: w.Who, Deposit: b.params.Deposit, Name: name, Value: value, Ends: b.head.Epoch + b.params.VoteEpochs + 1}
 	b.open = append(b.open, p)
 	b.votes[p.Number] = map[uint32]bool{}
 	b.putProposal(p)
