@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	cometed "github.com/cometbft/cometbft/crypto/ed25519"
+	"github.com/cometbft/cometbft/types"
+
 	"top/lib/api"
 	"top/lib/home"
 	"top/lib/ledger"
@@ -88,7 +91,8 @@ func TestAValidatorSetThatChanges(t *testing.T) {
 	if r := do(&body); !r.OK {
 		t.Fatal(r.Message)
 	}
-	n.until(0, n.id(4), "the fifth is elected", func(v api.Validator) bool { return v.Power == 150 })
+	fifth := n.id(4)
+	n.until(0, fifth, "the fifth is elected", func(v api.Validator) bool { return v.Power == 150 })
 	n.until(0, n.id(3), "the poorest is out", func(v api.Validator) bool { return v.Power == 0 })
 	eventually(t, "it votes", func() bool {
 		s, err := n.nodes[4].api.Status(t.Context())
@@ -103,6 +107,20 @@ func TestAValidatorSetThatChanges(t *testing.T) {
 		if v, err := n.nodes[0].api.Validator(t.Context(), n.id(i)); err != nil || i < 2 && v.Slashed != 0 {
 			t.Errorf("honest validator %d: %+v %v", i, v, err)
 		}
+	}
+	// Who verified the genesis alone verifies the newest header, over all the changes.
+	g, err := ParseGenesis(n.genesis)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asleep := &headers{chain: n.chain.String(), genesis: g, now: time.Now, byH: map[int64]*types.LightBlock{}}
+	from := &peer{api: n.nodes[0].api}
+	if err := asleep.begin(t.Context(), from, ""); err != nil {
+		t.Fatal(err)
+	}
+	lb, err := asleep.verified(t.Context(), from, 0, 0)
+	if err != nil || lb.ValidatorSet.Size() != 4 || !lb.ValidatorSet.HasAddress(cometed.PubKey(fifth[:]).Address()) {
+		t.Errorf("verified from the genesis: %v", err)
 	}
 	n.nodes[0].stop()
 	r, err := Verify(t.Context(), n.homes[0], true, func(_, _ top.Height) {})
