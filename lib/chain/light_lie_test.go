@@ -21,6 +21,7 @@ import (
 	"top/lib/keys"
 	"top/lib/ledger"
 	"top/lib/sock"
+	"top/lib/stake"
 	"top/lib/top"
 )
 
@@ -251,12 +252,35 @@ func TestC7_AFalseProofIsRefused(t *testing.T) {
 	getNodes := func(l *runningLight) error {
 		return l.api.Nodes(l.ctx(), "vpn", func(api.Node) error { return errors.New("it was shown") })
 	}
+	val := state.Stake().Validators()[0]
+	getValidator := func(l *runningLight) error { _, err := l.api.Validator(l.ctx(), val); return err }
+	getStakes := func(l *runningLight) error {
+		return l.api.Stakes(l.ctx(), w.rich.Public(), func(api.Stake) error { return errors.New("it was shown") })
+	}
+	stakes := func(lie func([]api.Stake) []api.Stake) *liar { return &liar{world: w, stakes: lie} }
 	for _, tc := range []struct {
 		name  string
 		liar  *liar
 		get   func(*runningLight) error
 		words string
 	}{
+		{"a changed validator", &liar{world: w, validator: func(r api.Validator) api.Validator { r.Proof[len(r.Proof)-1] ^= 1; return r }}, getValidator, "refused"},
+		{"a validator of another owner", &liar{world: w, validator: func(r api.Validator) api.Validator { r.Owner = bob; return r }}, getValidator, "is not account 0"},
+		{"absence of another validator", &liar{world: w, validator: func(api.Validator) api.Validator {
+			s, at := now.at()
+			return validatorAt(s, top.ValidatorID{9}, at)
+		}}, getValidator, "the proof is of row"},
+		{"a stake of another account", stakes(func(rs []api.Stake) []api.Stake { rs[0].AccountIx = 1; return rs }), getStakes, "is not account 1"},
+		{"a stake twice", stakes(func(rs []api.Stake) []api.Stake { return append(rs, rs[0]) }), getStakes, "listed twice"},
+		{"a stake with another validator", stakes(func(rs []api.Stake) []api.Stake { rs[0].Validator = rs[1].Validator; return rs }), getStakes, "the proof is of row"},
+		{"a stake in another pool", stakes(func(rs []api.Stake) []api.Stake { rs[0].Pool = rs[1].Pool; return rs }), getStakes, "the proof is of row"},
+		{"a stake that is not there", stakes(func(rs []api.Stake) []api.Stake {
+			s, _ := now.at()
+			rs[0].Validator = top.ValidatorID{9}
+			rs[0].Proof = s.ProveStake(stake.DelegationRow(rs[0].Validator, 0)).Encode()
+			return rs
+		}), getStakes, "is not there"},
+		{"a stake as a lot", stakes(func(rs []api.Stake) []api.Stake { rs[0].State = "leaving"; return rs }), getStakes, "the proof is of row"},
 		{"a changed proof", account(func(r api.Account) api.Account { r.Proof[40] ^= 1; return r }), getAccount, "does not lead to the root"},
 		{"a changed page", account(func(r api.Account) api.Account { r.Proof[len(r.Proof)/2] ^= 1; return r }), getAccount, "the answer of a is refused"},
 		{"a cut proof", account(func(r api.Account) api.Account { r.Proof = r.Proof[:50]; return r }), getAccount, "the answer of a is refused"},

@@ -66,6 +66,10 @@ func newWorldOf(t *testing.T, age time.Duration) *world {
 		Params: ledger.DefaultParams(w.chain), Time: uint64(time.Now().Add(-age).Unix()),
 		Accounts: []ledger.GenesisAccount{{Address: w.rich.Public(), Balance: 1000 * top.One}, {Address: someone(1), Balance: top.One}},
 	}
+	g.Params.Stake.MinSelf = 10 * top.One
+	for _, k := range pubs {
+		g.Validators = append(g.Validators, ledger.GenesisValidator{ID: k, Owner: w.rich.Public(), Stake: 10 * top.One})
+	}
 	var err error
 	if w.genesis, err = NewGenesis(g, pubs); err != nil {
 		t.Fatal(err)
@@ -265,18 +269,20 @@ func (w *world) register(service string) []byte {
 // value of each lie is the truth.
 type liar struct {
 	*world
-	height   int // of its head; 0 is the world's last
-	header   func(h int) *types.LightBlock
-	account  func(api.Account) api.Account
-	channel  func(api.Channel) api.Channel
-	channels func([]api.Channel) []api.Channel
-	node     func(api.Node) api.Node
-	nodes    func([]api.Node) []api.Node
-	params   func(api.Params) api.Params
-	tx       func(api.Tx) (api.Tx, error)
-	submit   func([]byte) error
-	events   func(*sock.Call, top.Height) error
-	history  func(*sock.Call) error
+	height    int // of its head; 0 is the world's last
+	header    func(h int) *types.LightBlock
+	account   func(api.Account) api.Account
+	channel   func(api.Channel) api.Channel
+	channels  func([]api.Channel) []api.Channel
+	node      func(api.Node) api.Node
+	nodes     func([]api.Node) []api.Node
+	validator func(api.Validator) api.Validator
+	stakes    func([]api.Stake) []api.Stake
+	params    func(api.Params) api.Params
+	tx        func(api.Tx) (api.Tx, error)
+	submit    func([]byte) error
+	events    func(*sock.Call, top.Height) error
+	history   func(*sock.Call) error
 }
 
 func (f *liar) head() int {
@@ -305,6 +311,22 @@ func (f *liar) handler() http.Handler {
 		return sock.Route{Method: "GET", Path: path, Public: true, Handle: h}
 	}
 	s, err := sock.New(sock.Config{Name: "top-chain", Sock: filepath.Join(string(shortDir(f.t)), "s"), Routes: []sock.Route{
+		get("/v1/validators/{id}", func(c *sock.Call) error {
+			id, err := top.ParseValidatorID(c.Arg("id"))
+			if err != nil {
+				return err
+			}
+			s, at := f.at()
+			return c.JSON(lied(f.validator, validatorAt(s, id, at)))
+		}),
+		get("/v1/accounts/{address}/stakes", func(c *sock.Call) error {
+			a, err := top.ParseAddress(c.Arg("address"))
+			if err != nil {
+				return err
+			}
+			s, at := f.at()
+			return sock.Records(c, lied(f.stakes, stakesAt(s, a, at)))
+		}),
 		get("/v1/params", func(c *sock.Call) error {
 			s, at := f.at()
 			p := s.ProveMeta()

@@ -53,29 +53,32 @@ func (n *Node) stakesOf(c *sock.Call) error {
 	if err != nil {
 		return err
 	}
-	return list(c, n, func(s *ledger.State, at api.Header) (rs []api.Stake) {
-		i, ok := s.Index(a)
-		if !ok {
-			return nil
+	return list(c, n, func(s *ledger.State, at api.Header) []api.Stake { return stakesAt(s, a, at) })
+}
+
+// stakesAt is what an account has staked and on its way, with the proofs.
+func stakesAt(s *ledger.State, a top.Address, at api.Header) (rs []api.Stake) {
+	i, ok := s.Index(a)
+	if !ok {
+		return nil
+	}
+	add := func(r api.Stake, key top.ID, pool top.ValidatorID) {
+		r.Account, r.Proof = a, s.ProveStake(key).Encode()
+		if !pool.IsZero() {
+			r.Pool = s.ProveStake(stake.ValidatorRow(pool)).Encode()
 		}
-		add := func(r api.Stake, key top.ID, pool top.ValidatorID) {
-			r.Account, r.Proof = a, s.ProveStake(key).Encode()
-			if !pool.IsZero() {
-				r.Pool = s.ProveStake(stake.ValidatorRow(pool)).Encode()
-			}
-			rs = append(rs, r)
-		}
-		rules, book := s.Params().Stake, s.Stake()
-		for _, d := range book.Delegations(i) {
-			v, _ := book.Validator(d.To)
-			add(partRecord(rules, d, v, at), stake.DelegationRow(d.To, i), d.To)
-		}
-		for _, l := range book.Leaving(i) {
-			v, _ := book.Validator(l.To)
-			add(lotRecord(rules, l, v, at), stake.LotRow(l.ID), l.To)
-		}
-		return rs
-	})
+		rs = append(rs, r)
+	}
+	rules, book := s.Params().Stake, s.Stake()
+	for _, d := range book.Delegations(i) {
+		v, _ := book.Validator(d.To)
+		add(partRecord(rules, d, v, at), stake.DelegationRow(d.To, i), d.To)
+	}
+	for _, l := range book.Leaving(i) {
+		v, _ := book.Validator(l.To)
+		add(lotRecord(rules, l, v, at), stake.LotRow(l.ID), l.To)
+	}
+	return rs
 }
 
 func (n *Node) proposals(c *sock.Call) error {
