@@ -17,6 +17,7 @@ import (
 	"top/lib/api"
 	"top/lib/envelope"
 	"top/lib/home"
+	"top/lib/settle"
 	"top/lib/top"
 )
 
@@ -44,7 +45,7 @@ type agent struct {
 	group *errgroup.Group
 
 	opening  sync.Mutex // held while a channel is opened
-	receipts *receiptLog
+	receipts *settle.Receipts
 
 	mu       sync.Mutex
 	news     chan struct{} // closed at every change, and made anew
@@ -99,7 +100,7 @@ func newAgent(d *Daemon) (*agent, error) {
 			a.record = nil
 		}
 	}
-	if a.receipts, err = openReceipts(d.cfg.Home.Path("receipts", "relay-sent.ndjson")); err != nil {
+	if a.receipts, err = settle.OpenReceipts(d.cfg.Home.Path("receipts", "relay-sent.ndjson")); err != nil {
 		return nil, err
 	}
 	return a, a.restore()
@@ -112,7 +113,7 @@ func (a *agent) path(parts ...string) string {
 // run sends and receives until ctx ends.
 func (a *agent) run(ctx context.Context) error {
 	a.group, a.ctx = errgroup.WithContext(ctx)
-	defer a.receipts.close()
+	defer a.receipts.Close()
 	if err := a.relink(); err != nil {
 		return err
 	}

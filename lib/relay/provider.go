@@ -12,6 +12,7 @@ import (
 	"top/lib/keys"
 	"top/lib/receipt"
 	"top/lib/session"
+	"top/lib/settle"
 	"top/lib/top"
 )
 
@@ -40,7 +41,7 @@ type provider struct {
 	log      *slog.Logger
 	now      func() time.Time
 	quota    int64
-	receipts *receiptLog
+	receipts *settle.Receipts
 	logs     string // folder of the sessions' logs
 
 	mu      sync.Mutex
@@ -70,7 +71,7 @@ type carry struct {
 	ticket  session.Ticket
 	c       *delivery.Carrier
 	log     receipt.Log
-	entries []logEntry // not in the session's log yet
+	entries []settle.LogEntry // not in the session's log yet
 	waits   map[top.Address][]*waiting
 	sender  *stream // nil while the sender is away
 	unsaid  bool    // there is a newer receipt to be made
@@ -106,7 +107,7 @@ func newProvider(ctx context.Context, d *Daemon) (*provider, error) {
 		return nil, err
 	}
 	var err error
-	if p.receipts, err = openReceipts(d.cfg.Home.Path("receipts", "relay.ndjson")); err != nil {
+	if p.receipts, err = settle.OpenReceipts(d.cfg.Home.Path("receipts", "relay.ndjson")); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -114,7 +115,7 @@ func newProvider(ctx context.Context, d *Daemon) (*provider, error) {
 
 // run commits, sweeps and makes receipts until ctx ends; then once more.
 func (p *provider) run(ctx context.Context) error {
-	defer p.receipts.close()
+	defer p.receipts.Close()
 	sweep, say, ask := time.NewTicker(sweepEvery), time.NewTicker(receiptEvery), time.NewTicker(offerEvery)
 	defer sweep.Stop()
 	defer say.Stop()

@@ -517,7 +517,7 @@ func TestReceiptsStayShort(t *testing.T) {
 	p := r.d.provider
 	newest := func() map[top.SessionID]string {
 		all := map[top.SessionID]string{}
-		must(t, home.EachLine(p.receipts.path, func(line []byte) error {
+		must(t, home.EachLine(p.receipts.Path(), func(line []byte) error {
 			var rec receipt.Record
 			must(t, json.Unmarshal(line, &rec))
 			all[rec.Session] = string(line)
@@ -528,21 +528,19 @@ func TestReceiptsStayShort(t *testing.T) {
 	r.until("two receipts", func() bool { return len(newest()) == 2 })
 	want := newest()
 	for range 3 {
-		p.receipts.mu.Lock()
-		p.receipts.grew = compactAt
-		p.receipts.mu.Unlock()
 		p.mu.Lock()
 		for _, c := range p.carries {
 			c.unsaid = true
 		}
 		p.mu.Unlock()
 		must(t, p.sayReceipts())
+		must(t, p.receipts.Cut())
 	}
 	if got := newest(); !maps.Equal(got, want) {
 		t.Errorf("%v, before %v", got, want)
 	}
 	n := 0
-	must(t, home.EachLine(p.receipts.path, func([]byte) error { n++; return nil }))
+	must(t, home.EachLine(p.receipts.Path(), func([]byte) error { n++; return nil }))
 	if n != 2 {
 		t.Errorf("%d lines", n)
 	}

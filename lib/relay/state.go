@@ -351,7 +351,7 @@ func (a *agent) receipted(body []byte) error {
 	if r.Claim.Voucher.Seq > v.Seq {
 		return top.Errorf(top.Denied, "a receipt on a voucher that we did not sign")
 	}
-	return a.receipts.add(r)
+	return a.receipts.Add(r)
 }
 
 // deviceName is a device as people see it.

@@ -26,7 +26,7 @@ var floors = map[string]string{
 	"route":   "top quality",
 	"stake":   "top wire",
 	"ledger":  "top wire keys session receipt billing stake audit capacity quality cross route",
-	"settle":  "top keys session ledger api",
+	"settle":  "top home keys session receipt ledger api",
 	"pool":    "top keys ledger",
 	"load":    "top keys session ledger sock api",
 	"rules":   "",

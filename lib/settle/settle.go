@@ -5,6 +5,8 @@
 //	T1  repeating a claim, or claiming less than was paid, changes nothing
 //	T2  what is due is claimed before the channel's deadline: when it closes, when
 //	    it ends soon, and every hour
+//	T3  of each session the newest receipt is on disk, and its log has the entries
+//	    that the receipt counts, over any crash
 package settle
 
 import (
