@@ -29,6 +29,8 @@ var floors = map[string]string{
 	"settle":  "top home keys session receipt ledger api",
 	"pool":    "top keys ledger",
 	"load":    "top keys session ledger sock api",
+	"wg":      "top wire",
+	"flow":    "",
 	"rules":   "",
 	// For tests alone.
 	"tool/tooltest": "",
@@ -38,7 +40,7 @@ var floors = map[string]string{
 
 const (
 	engines = "wallet chain relay vpn media store"
-	pure    = "session delivery receipt billing stake ledger cross audit capacity quality route"
+	pure    = "session delivery receipt billing stake ledger flow cross audit capacity quality route"
 	ground  = "top wire pipe sock home keys"
 	tests   = "testnet tool/tooltest"
 )
@@ -62,7 +64,7 @@ func mayImport(from, to string) (ok, known bool) {
 	}
 	from = strings.TrimPrefix(from, "lib/")
 	if isOne(from, engines) {
-		return isOne(to, "mesh api settle pool "+ground+" envelope "+pure), true
+		return isOne(to, "mesh api settle pool netstack socks carry netcfg policy wg flow "+ground+" envelope "+pure), true
 	}
 	list, known := floors[from]
 	return list == "*" || isOne(to, list), known
@@ -116,14 +118,14 @@ var homesOf = map[string]string{
 	"github.com/pion/":                     "lib/media",
 	"github.com/emiago/":                   "lib/media",
 	"github.com/bluenviron/":               "lib/media",
-	"golang.zx2c4.com/":                    "lib/vpn",
+	"golang.zx2c4.com/":                    "lib/wg",
 	"gvisor.dev/":                          "lib/vpn",
 	"github.com/ipfs/":                     "lib/store",
 	"github.com/charmbracelet/":            "cmd/top-tui",
 	"charm.land/":                          "cmd/top-tui",
 	"github.com/tyler-smith/go-bip39":      "lib/keys",
 	"github.com/oasisprotocol/curve25519-": "lib/keys",
-	"golang.org/x/crypto/":                 "lib/keys lib/envelope",
+	"golang.org/x/crypto/":                 "lib/keys lib/envelope lib/wg",
 	"github.com/thomas-vilte/mls-go":       "lib/envelope",
 	"github.com/rogpeppe/go-internal":      "lib/tool/tooltest",
 	"github.com/prometheus/":               "",

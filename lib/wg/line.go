@@ -1,0 +1,212 @@
+package wg
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.zx2c4.com/wireguard/tun"
+
+	"top/lib/top"
+)
+
+// A Line is where a tunnel's packets come from and go to. Read and Write are as in
+// wireguard's tun.Device; after Wake a Read that waits, or the next, returns without
+// a packet.
+type Line interface {
+	Read(bufs [][]byte, sizes []int, offset int) (int, error)
+	Write(bufs [][]byte, offset int) (int, error)
+	Wake()
+	MTU() int
+	BatchSize() int
+	Close() error
+}
+
+// A TUN is a kernel interface as a line.
+type TUN struct {
+	dev  tun.Device
+	name string
+	mtu  int
+	done chan struct{}
+}
+
+// NewTUN makes the kernel interface of that name, or one with a free number when the
+// name ends in %d.
+func NewTUN(name string, mtu int) (*TUN, error) {
+	dev, err := tun.CreateTUN(name, mtu)
+	if err != nil {
+		return nil, top.Errorf(top.Denied, "make interface %s: %v (needs root or CAP_NET_ADMIN; without it: --socks 127.0.0.1:1080)", name, err)
+	}
+	return newTUN(dev, mtu)
+}
+
+// TUNFromFile is a kernel interface that somebody with the right made and handed
+// over. It takes the file.
+func TUNFromFile(f *os.File, mtu int) (*TUN, error) {
+	dev, err := tun.CreateTUNFromFile(f, mtu)
+	if err != nil {
+		return nil, top.Errorf(top.Invalid, "descriptor %d is no TUN: %v (open it with IFF_TUN | IFF_NO_PI | IFF_VNET_HDR)", f.Fd(), err)
+	}
+	return newTUN(dev, mtu)
+}
+
+func newTUN(dev tun.Device, mtu int) (*TUN, error) {
+	name, err := dev.Name()
+	if err != nil {
+		dev.Close()
+		return nil, top.Errorf(top.Failed, "name of the interface: %v", err)
+	}
+	t := &TUN{dev: dev, name: name, mtu: mtu, done: make(chan struct{})}
+	go func() { // it ends with the device, and Close waits for it
+		defer close(t.done)
+		for range dev.Events() {
+		}
+	}()
+	return t, nil
+}
+
+// Name is the kernel's.
+func (t *TUN) Name() string { return t.name }
+
+// MTU is that with which it was made.
+func (t *TUN) MTU() int { return t.mtu }
+
+// BatchSize is what one Read brings at most.
+func (t *TUN) BatchSize() int { return t.dev.BatchSize() }
+
+func (t *TUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := t.dev.Read(bufs, sizes, offset)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return 0, t.dev.File().SetReadDeadline(time.Time{})
+	}
+	if errors.Is(err, tun.ErrTooManySegments) {
+		return n, nil // the rest of a giant packet is lost, as on a full line
+	}
+	return n, err
+}
+
+func (t *TUN) Write(bufs [][]byte, offset int) (int, error) { return t.dev.Write(bufs, offset) }
+
+// Wake makes Read return: the descriptor is in the poller, and its deadline passed.
+func (t *TUN) Wake() { t.dev.File().SetReadDeadline(time.Unix(1, 0)) }
+
+// Close removes the interface, unless it was handed over.
+func (t *TUN) Close() error {
+	err := t.dev.Close()
+	<-t.done
+	return err
+}
+
+// A Tap sees all that passes between line and cipher.
+type Tap interface {
+	// Out sees a batch from the line on its way to a peer. A size set to 0 drops
+	// that packet. Calls do not overlap.
+	Out(bufs [][]byte, sizes []int, offset int)
+	// In sees a batch from one peer on its way to the line and gives those that go
+	// on. Calls for different peers overlap.
+	In(bufs [][]byte, offset int) [][]byte
+}
+
+// face is what a device sees of a line: tun.Device.
+type face struct {
+	line   Line
+	tap    Tap
+	events chan tun.Event
+	closed atomic.Bool
+
+	some    atomic.Bool // waiting is not empty
+	mu      sync.Mutex
+	waiting [][]byte // injected, to be sealed next
+	held    int      // its bytes
+}
+
+// maxWaiting bounds what is injected and did not leave yet; more is lost.
+const maxWaiting = 8 << 20
+
+func newFace(line Line, tap Tap) *face {
+	f := &face{line: line, tap: tap, events: make(chan tun.Event, 1)}
+	f.events <- tun.EventUp
+	return f
+}
+
+// inject puts packets before those of the line (G4). It keeps them. The result is
+// how many there was room for.
+func (f *face) inject(pkts [][]byte) int {
+	f.mu.Lock()
+	n := 0
+	for _, p := range pkts {
+		if f.held+len(p) > maxWaiting {
+			break
+		}
+		f.waiting, f.held = append(f.waiting, p), f.held+len(p)
+		n++
+	}
+	f.some.Store(len(f.waiting) > 0)
+	f.mu.Unlock()
+	if n > 0 {
+		f.line.Wake()
+	}
+	return n
+}
+
+func (f *face) take(bufs [][]byte, sizes []int, offset int) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for n < len(bufs) && n < len(f.waiting) {
+		sizes[n] = copy(bufs[n][offset:], f.waiting[n])
+		f.held -= len(f.waiting[n])
+		n++
+	}
+	f.waiting = f.waiting[n:]
+	if len(f.waiting) == 0 {
+		f.waiting = nil
+		f.some.Store(false)
+	}
+	return n
+}
+
+func (f *face) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	for {
+		if f.closed.Load() {
+			return 0, os.ErrClosed
+		}
+		if f.some.Load() {
+			if n := f.take(bufs, sizes, offset); n > 0 {
+				return n, nil
+			}
+		}
+		n, err := f.line.Read(bufs, sizes, offset)
+		if n > 0 && !f.closed.Load() {
+			f.tap.Out(bufs[:n], sizes[:n], offset)
+			return n, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (f *face) Write(bufs [][]byte, offset int) (int, error) {
+	bufs = f.tap.In(bufs, offset)
+	if len(bufs) == 0 || f.closed.Load() {
+		return 0, nil
+	}
+	return f.line.Write(bufs, offset)
+}
+
+// Close leaves the line to the next device (G3).
+func (f *face) Close() error {
+	if !f.closed.Swap(true) {
+		close(f.events)
+		f.line.Wake()
+	}
+	return nil
+}
+
+func (f *face) File() *os.File           { return nil }
+func (f *face) MTU() (int, error)        { return f.line.MTU(), nil }
+func (f *face) Name() (string, error)    { return "top", nil }
+func (f *face) Events() <-chan tun.Event { return f.events }
+func (f *face) BatchSize() int           { return f.line.BatchSize() }
