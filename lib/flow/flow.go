@@ -3,19 +3,18 @@
 //
 //	F1  a packet counts when the consumer sent it, or when it answers a flow that
 //	    the consumer opened
-//	F2  what came before counts once: payload of TCP by its sequence numbers, bare
-//	    acknowledgements at most one for each packet that was sent
+//	F2  what came before counts once: payload of TCP by its sequence numbers and
+//	    within the window that the consumer offered; what has no payload, and ICMP,
+//	    at most one for each packet that was sent, and a few
 //	F3  a table holds a bounded number of flows; who floods it makes it forget the
 //	    idle ones
 //
 // It reads no clock: the caller gives seconds. It judges headers alone: what a flow
-// that was opened brings is its consumer's to want.
+// of UDP that was opened brings is its consumer's to want. A fragment that overtakes
+// the first of its packet is nobody's.
 package flow
 
-import (
-	"encoding/binary"
-	"sync"
-)
+import "sync"
 
 // A Verdict is what a packet from the tunnel is.
 type Verdict int
@@ -23,7 +22,8 @@ type Verdict int
 const (
 	// Fresh is asked for, and new.
 	Fresh Verdict = iota
-	// Duplicate is asked for, and came before: it goes on and does not count.
+	// Duplicate is asked for, and some of it came before or goes beyond what the
+	// consumer has room for: it goes on and does not count.
 	Duplicate
 	// Unsolicited is what nobody asked for: it neither goes on nor counts.
 	Unsolicited
@@ -33,32 +33,28 @@ const (
 
 // Limits (F3), and how long a flow without a packet of ours still has answers.
 const (
-	maxFlows  = 1 << 16 // twice as many at most
-	turnEvery = 3600    // seconds
+	maxFlows  = 1 << 14 // twice as many at most
+	turnEvery = 7440    // seconds: RFC 5382 REQ-5 asks for 2 hours and 4 minutes
 	udpLife   = 180     // RFC 4787 REQ-5 asks for more than 120
-	spareAcks = 16
-)
-
-const (
-	icmp  = 1
-	tcp   = 6
-	udp   = 17
-	icmp6 = 58
+	maxParts  = 256     // packets whose later fragments may come
+	spare     = 16      // answers without payload, beyond one for each packet
 )
 
 // key names a flow as its consumer sees it.
 type key struct {
 	local, remote [16]byte
-	ports         uint32 // local, remote; of an echo its identifier; of a fragment its identification
+	ports         uint32 // local, remote; of an echo its identifier
 	proto         uint8
-	part          bool // a later fragment
 }
 
 type entry struct {
-	last  int64  // seconds, of the newest packet of ours
-	sent  uint64 // packets of ours
-	acks  uint64 // bare ones that counted
-	bytes reassembly
+	last    int64  // seconds, of the newest packet of ours
+	sent    uint64 // packets of ours
+	answers uint64 // those without payload, and of ICMP, that counted
+	offered bool   // edge is known
+	scale   uint8  // of the window (RFC 7323, 2)
+	edge    uint32 // where the window ends that the consumer offered; before that its size
+	bytes   reassembly
 }
 
 // A Table is what one consumer asked for. The zero value asked for nothing. It is
@@ -67,96 +63,12 @@ type Table struct {
 	mu       sync.Mutex
 	new, old map[key]*entry
 	turned   int64
+	parts    map[partKey]*part
+	order    []partKey // of parts, a ring
+	turn     int
 
 	outKey, inKey     key // of the packet before: most follow one like them
 	outEntry, inEntry *entry
-}
-
-// header is what a table looks at.
-type header struct {
-	key          key
-	size         int // of the packet
-	proto        uint8
-	seq, payload uint32 // of TCP
-	flags        byte
-	transport    []byte
-	first        bool // of fragments that are more than one
-}
-
-// parse reads the headers of a packet; out says that its source is the consumer.
-func parse(p []byte, out bool) (h header, ok bool) {
-	var local, remote []byte
-	h.size = len(p)
-	switch {
-	case len(p) >= 20 && p[0]>>4 == 4:
-		n := int(p[0]&15) * 4
-		if n < 20 || n > len(p) {
-			return h, false
-		}
-		h.proto, h.transport = p[9], p[n:]
-		local, remote = p[12:16], p[16:20]
-		frag := binary.BigEndian.Uint16(p[6:])
-		if frag&0x1fff != 0 {
-			h.key.part, h.key.ports = true, uint32(binary.BigEndian.Uint16(p[4:]))
-		}
-		h.first = frag&0x3fff == 0x2000
-	case len(p) >= 40 && p[0]>>4 == 6:
-		h.proto, h.transport = p[6], p[40:]
-		local, remote = p[8:24], p[24:40]
-		if h.proto == 44 { // a fragment (RFC 8200, 4.5)
-			if len(h.transport) < 8 {
-				return h, false
-			}
-			frag := binary.BigEndian.Uint16(h.transport[2:])
-			if frag&^7 != 0 {
-				h.key.part, h.key.ports = true, binary.BigEndian.Uint32(h.transport[4:])
-			}
-			h.first = frag&^7 == 0 && frag&1 == 1
-			h.proto, h.transport = h.transport[0], h.transport[8:]
-		}
-	default:
-		return h, false
-	}
-	if !out {
-		local, remote = remote, local
-	}
-	copy(h.key.local[:], local)
-	copy(h.key.remote[:], remote)
-	h.key.proto = h.proto
-	if h.key.part {
-		return h, true
-	}
-	return h, h.ports(out)
-}
-
-// ports reads what stands before the payload.
-func (h *header) ports(out bool) bool {
-	t := h.transport
-	switch h.proto {
-	case tcp:
-		if len(t) < 20 || int(t[12]>>4)*4 > len(t) || t[12]>>4 < 5 {
-			return false
-		}
-		h.seq, h.flags = binary.BigEndian.Uint32(t[4:]), t[13]
-		h.payload = uint32(len(t) - int(t[12]>>4)*4)
-	case udp:
-		if len(t) < 8 {
-			return false
-		}
-	case icmp, icmp6:
-		if len(t) < 8 {
-			return false
-		}
-		h.key.ports = uint32(binary.BigEndian.Uint16(t[4:]))
-		return true
-	default:
-		return true
-	}
-	h.key.ports = binary.BigEndian.Uint32(t)
-	if !out {
-		h.key.ports = h.key.ports>>16 | h.key.ports<<16
-	}
-	return true
 }
 
 // Out notes packets of the consumer; pkts[i][offset:] is one, of sizes[i] bytes
@@ -172,7 +84,10 @@ func (t *Table) Out(pkts [][]byte, sizes []int, offset int, now int64) (bytes ui
 		if !ok {
 			continue
 		}
-		bytes += uint64(h.size)
+		bytes += uint64(len(p))
+		if h.at > 0 || h.isICMP() && !h.echo {
+			continue // it opens nothing: a later fragment, an error about another's packet
+		}
 		e := t.outEntry
 		if e == nil || h.key != t.outKey {
 			e = t.open(h.key, now)
@@ -180,11 +95,26 @@ func (t *Table) Out(pkts [][]byte, sizes []int, offset int, now int64) (bytes ui
 		}
 		e.last = now
 		e.sent++
-		if h.proto == tcp && h.flags&flagSYN != 0 && !h.key.part {
-			e.bytes, e.acks = reassembly{}, 0 // the same ports, another connection
+		if h.key.proto == tcp {
+			e.offer(h)
 		}
 	}
 	return bytes
+}
+
+// offer notes which bytes the consumer has room for (RFC 9293, 3.3.1).
+func (e *entry) offer(h header) {
+	if h.flags&flagSYN != 0 { // the same ports may have had another connection
+		*e = entry{last: e.last, sent: 1, scale: h.scale(), edge: uint32(h.window)}
+		return
+	}
+	if h.flags&flagACK == 0 {
+		return
+	}
+	e.bytes.start(h.ack)
+	if edge := h.ack + uint32(h.window)<<e.scale; !e.offered || less(e.edge, edge) {
+		e.offered, e.edge = true, edge
+	}
 }
 
 // In judges packets for the consumer, pkts[i][offset:] each.
@@ -198,98 +128,90 @@ func (t *Table) In(pkts [][]byte, offset int, now int64, each func(i int, v Verd
 
 func (t *Table) judge(p []byte, now int64) Verdict {
 	h, ok := parse(p, false)
-	if !ok {
+	switch {
+	case !ok:
 		return Malformed
+	case h.at > 0:
+		return t.later(h, now)
+	case h.isICMP() && !h.echo:
+		return t.about(h)
 	}
 	e := t.inEntry
 	if e == nil || h.key != t.inKey {
 		if e = t.find(h.key); e == nil {
-			return t.about(h)
+			return Unsolicited
 		}
 		t.inKey, t.inEntry = h.key, e
 	}
-	switch {
-	case h.key.part:
-		return Fresh
-	case h.proto == tcp:
-		return e.segment(h)
-	case now-e.last > udpLife:
+	if h.key.proto != tcp && now-e.last > udpLife {
 		return Unsolicited
-	case h.first:
-		t.part(h, p, now)
+	}
+	if h.more {
+		t.expect(h, e, now)
+	}
+	switch {
+	case h.key.proto == tcp:
+		return e.segment(h)
+	case h.isICMP():
+		return e.answer()
 	}
 	return Fresh
 }
 
 // segment judges a segment of a flow (F2).
 func (e *entry) segment(h header) Verdict {
-	switch {
-	case h.payload > 0:
-		if !e.bytes.add(h.seq, h.payload) {
-			return Duplicate
+	if h.flags&flagSYN != 0 {
+		h.seq++
+		e.bytes.start(h.seq)
+		if !e.offered { // what our SYN offered, from where theirs begins
+			e.offered, e.edge = true, h.seq+e.edge
 		}
-	case h.flags&flagSYN != 0:
-		e.bytes.start(h.seq + 1)
-	case h.flags&(flagFIN|flagRST) == 0:
-		if e.acks >= e.sent+spareAcks {
-			return Duplicate
-		}
-		e.acks++
+	}
+	if h.payload == 0 {
+		return e.answer()
+	}
+	return e.payload(h.seq, h.payload)
+}
+
+// payload judges bytes of a stream.
+func (e *entry) payload(seq, n uint32) Verdict {
+	if !e.offered || less(e.edge, seq+n) || !e.bytes.add(seq, n) {
+		return Duplicate
 	}
 	return Fresh
 }
 
-const (
-	flagFIN = 1
-	flagSYN = 2
-	flagRST = 4
-)
+// answer judges what has nothing to tell it from the one before.
+func (e *entry) answer() Verdict {
+	if e.answers >= e.sent+spare {
+		return Duplicate
+	}
+	e.answers++
+	return Fresh
+}
 
-// about judges what has no flow of its own: an ICMP error about one of ours carries
-// the head of a packet of ours (RFC 792, RFC 4443).
+// about judges an ICMP error: it carries the head of a packet of ours (RFC 792,
+// RFC 4443), to its ports at least.
 func (t *Table) about(h header) Verdict {
-	if h.key.part || len(h.transport) < 8+20 {
+	if len(h.transport) < 8 {
 		return Unsolicited
 	}
 	kind := h.transport[0]
-	isError := h.proto == icmp && (kind == 3 || kind == 11 || kind == 12) || h.proto == icmp6 && kind >= 1 && kind <= 4
-	if !isError {
+	if h.key.proto == icmp && kind != 3 && kind != 11 && kind != 12 || h.key.proto == icmp6 && (kind < 1 || kind > 4) {
 		return Unsolicited
 	}
-	inner := append(make([]byte, 0, 128), h.transport[8:]...)
-	for len(inner) < 80 {
-		inner = append(inner, 0) // an error need not carry the whole of a header
-	}
-	if ours, ok := parse(patch(inner), true); !ok || t.find(ours.key) == nil {
+	var ours header
+	if !ours.network(h.transport[8:], true) || ours.at > 0 || !ours.name(true) || ours.isICMP() && !ours.echo || ours.key.local != h.key.local {
 		return Unsolicited
 	}
-	return Fresh
+	e := t.find(ours.key)
+	if e == nil {
+		return Unsolicited
+	}
+	return e.answer()
 }
 
-// patch makes the head of a TCP packet that was cut look whole: its ports are there.
-func patch(p []byte) []byte {
-	n := 40
-	if p[0]>>4 == 4 {
-		n = int(p[0]&15) * 4
-	}
-	if n+12 < len(p) {
-		p[n+12] = 0x50
-	}
-	return p
-}
-
-// part lets the other fragments of a packet through that a flow of ours has.
-func (t *Table) part(h header, p []byte, now int64) {
-	k := h.key
-	k.part = true
-	if p[0]>>4 == 4 {
-		k.ports = uint32(binary.BigEndian.Uint16(p[4:]))
-	} else {
-		k.ports = binary.BigEndian.Uint32(p[44:])
-	}
-	t.open(k, now)
-}
-
+// find is a flow, or nil.
 func (t *Table) find(k key) *entry {
 	if e := t.new[k]; e != nil {
 		return e
@@ -304,7 +226,7 @@ func (t *Table) open(k key, now int64) *entry {
 		return e
 	}
 	if e = t.old[k]; e == nil {
-		e = &entry{last: now}
+		e = &entry{last: now, scale: maxScale}
 	}
 	if t.new == nil || len(t.new) >= maxFlows || now-t.turned >= turnEvery {
 		t.old, t.new, t.turned = t.new, map[key]*entry{}, now
@@ -315,8 +237,13 @@ func (t *Table) open(k key, now int64) *entry {
 }
 
 // Flows is how many the table holds.
-func (t *Table) Flows() int {
+func (t *Table) Flows() (n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.new) + len(t.old)
+	for k := range t.old {
+		if t.new[k] == nil {
+			n++
+		}
+	}
+	return n + len(t.new)
 }

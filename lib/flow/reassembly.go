@@ -5,16 +5,16 @@ package flow
 type reassembly struct {
 	begun bool
 	next  uint32
-	n     int
-	spans [maxSpans]span
+	spans []span
 }
 
 type span struct{ from, to uint32 }
 
-// maxSpans is how many holes are remembered. With more the first is taken as filled,
+// maxSpans is how many are remembered. With more the first hole is taken as filled,
 // so that what fills it later counts as a duplicate: in the consumer's favour.
 const maxSpans = 16
 
+// less compares sequence numbers that are at most 2^31 apart.
 func less(a, b uint32) bool { return int32(a-b) < 0 }
 
 func (r *reassembly) start(seq uint32) {
@@ -23,60 +23,56 @@ func (r *reassembly) start(seq uint32) {
 	}
 }
 
-// add notes a segment and says whether any of it is new.
+// add notes a segment and says whether all of it is new: a packet that brings again
+// what came counts for nothing, however little else is in it.
 func (r *reassembly) add(seq, length uint32) (fresh bool) {
 	end := seq + length
 	r.start(seq)
-	if seq == r.next && r.n == 0 {
+	if seq == r.next && len(r.spans) == 0 {
 		r.next = end
 		return true
 	}
 	if !less(r.next, end) {
 		return false
 	}
+	fresh = true
 	if less(seq, r.next) {
-		seq = r.next
+		seq, fresh = r.next, false
 	}
 	i := 0
-	for i < r.n && less(r.spans[i].to, seq) {
+	for i < len(r.spans) && less(r.spans[i].to, seq) {
 		i++
 	}
-	if i < r.n && !less(seq, r.spans[i].from) && !less(r.spans[i].to, end) {
-		return false // within a span
-	}
-	s := span{seq, end}
-	j := i
-	for j < r.n && !less(end, r.spans[j].from) { // those that it touches
-		if less(r.spans[j].from, s.from) {
-			s.from = r.spans[j].from
+	s, j := span{seq, end}, i
+	for j < len(r.spans) && !less(end, r.spans[j].from) { // those that it touches
+		o := r.spans[j]
+		if less(o.from, end) && less(seq, o.to) {
+			fresh = false
 		}
-		if less(s.to, r.spans[j].to) {
-			s.to = r.spans[j].to
+		if less(o.from, s.from) {
+			s.from = o.from
+		}
+		if less(s.to, o.to) {
+			s.to = o.to
 		}
 		j++
 	}
 	r.put(i, j, s)
-	for r.n > 0 && !less(r.next, r.spans[0].from) { // the first hole is filled
+	for len(r.spans) > maxSpans || len(r.spans) > 0 && !less(r.next, r.spans[0].from) {
 		r.next = r.spans[0].to
-		r.n = copy(r.spans[:], r.spans[1:r.n])
+		r.spans = r.spans[:copy(r.spans, r.spans[1:])]
 	}
-	return true
+	return fresh
 }
 
 // put replaces the spans from i to j by one.
 func (r *reassembly) put(i, j int, s span) {
-	if i == j && r.n == maxSpans {
-		r.next = r.spans[0].to
-		r.n = copy(r.spans[:], r.spans[1:r.n])
-		if i == 0 {
-			if less(r.next, s.to) {
-				r.next = s.to
-			}
-			return
-		}
-		i, j = i-1, j-1
+	if i == j {
+		r.spans = append(r.spans, span{})
+		copy(r.spans[i+1:], r.spans[i:])
+		r.spans[i] = s
+		return
 	}
-	tail := append([]span{}, r.spans[j:r.n]...)
 	r.spans[i] = s
-	r.n = i + 1 + copy(r.spans[i+1:], tail)
+	r.spans = append(r.spans[:i+1], r.spans[j:]...)
 }
