@@ -461,14 +461,14 @@ func TestAConnectionIsKeptWhileIdle(t *testing.T) {
 			table.in(0, s.in)
 		}
 	}
-	for now := int64(0); now < turnEvery; now += 60 { // another flow turns the table over
-		table.out(now, ip(me4, other4, udp, udpOf(uint16(now), 53, 0)))
+	for s := int64(0); s < turnEvery; s += 60 { // another flow turns the table over
+		table.out(s, ip(me4, other4, udp, udpOf(uint16(s), 53, 0)))
 	}
 	if got := table.in(turnEvery, data(you4, me4, 7001, 5)); got != Fresh {
 		t.Errorf("after 2 hours and 4 minutes: %v", got)
 	}
-	for now := int64(turnEvery); now <= 3*turnEvery; now += 60 {
-		table.out(now, ip(me4, other4, udp, udpOf(uint16(now), 53, 0)))
+	for s := int64(turnEvery); s <= 3*turnEvery; s += 60 {
+		table.out(s, ip(me4, other4, udp, udpOf(uint16(s), 53, 0)))
 	}
 	if got := table.in(3*turnEvery, data(you4, me4, 7006, 5)); got != Unsolicited {
 		t.Errorf("after 6 hours: %v", got)

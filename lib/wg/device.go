@@ -2,18 +2,20 @@ package wg
 
 import (
 	"bufio"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
-	"golang.zx2c4.com/wireguard/ipc"
 
 	"top/lib/top"
 )
@@ -22,8 +24,8 @@ import (
 type Config struct {
 	Key    Private
 	Line   Line
-	Tap    Tap
-	Way    conn.Bind  // nil is UDP; of this package: Hop, Carried
+	Tap    Tap        // nil lets all pass
+	Way    conn.Bind  // nil is UDP; of this package: Hop, Carried, Ways
 	Listen uint16     // port of UDP; 0 is any
 	Mark   uint32     // of the packets outside, for routes and the kill switch; 0 is none
 	Admit  *Admission // strangers may shake hands; nil admits the configured peers alone
@@ -37,9 +39,14 @@ type Device struct {
 	log  *slog.Logger
 	port uint16
 
-	mu   sync.Mutex
-	uapi net.Listener
+	stop chan struct{}
 	done sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	uapi   net.Listener
+	path   string            // of its socket
+	conns  map[net.Conn]bool // to the socket of wg
 }
 
 // New makes a device and starts it.
@@ -50,10 +57,15 @@ func New(cfg Config) (*Device, error) {
 	if cfg.Way == nil {
 		cfg.Way = conn.NewStdNetBind()
 	}
-	d := &Device{face: newFace(cfg.Line, cfg.Tap), log: cfg.Log}
+	if cfg.Key == (Private{}) {
+		return nil, top.Errorf(top.Invalid, "a WireGuard device needs a key")
+	}
+	d := &Device{face: newFace(cfg.Line, cfg.Tap), log: cfg.Log, stop: make(chan struct{})}
 	if cfg.Admit != nil {
 		cfg.Admit.begin(cfg.Key, d)
-		cfg.Way = &gate{Bind: cfg.Way, admit: cfg.Admit}
+		g := newGate(cfg.Way, cfg.Admit)
+		cfg.Way = g
+		d.done.Go(func() { g.run(d.stop) })
 	}
 	d.dev = device.NewDevice(d.face, cfg.Way, &device.Logger{
 		Verbosef: device.DiscardLogf,
@@ -66,7 +78,7 @@ func New(cfg Config) (*Device, error) {
 	err := d.set(conf)
 	if err == nil {
 		if err = d.dev.Up(); err != nil {
-			err = top.Errorf(top.Failed, "listen on UDP port %d: %v (is the port taken?)", cfg.Listen, err)
+			err = top.Errorf(top.Failed, "listen on UDP port %d: %v (the port may be taken; a mark needs CAP_NET_ADMIN)", cfg.Listen, err)
 		}
 	}
 	if err != nil {
@@ -102,24 +114,24 @@ type Peer struct {
 	Key       Key
 	Endpoint  string         // "" until it calls
 	Allowed   []netip.Prefix // inner addresses that are his
-	Keepalive time.Duration  // 0 is none
+	Keepalive time.Duration  // in whole seconds, up to 65,535; 0 is none
 	Preshared [32]byte       // zero is none
 }
 
-// SetPeer adds a peer, or gives one that is there these addresses.
+// SetPeer adds a peer, or makes one that is there so: without an endpoint it keeps the
+// one that it has, and its tunnel goes on.
 func (d *Device) SetPeer(p Peer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "public_key=%s\n", p.Key.hex())
-	if p.Preshared != [32]byte{} {
-		fmt.Fprintf(&b, "preshared_key=%x\n", p.Preshared)
-	}
+	fmt.Fprintf(&b, "public_key=%s\npreshared_key=%x\n", p.Key.hex(), p.Preshared)
 	if p.Endpoint != "" {
+		// It comes from strangers, and a zone could hold lines of its own.
+		if a, err := netip.ParseAddrPort(p.Endpoint); err != nil || a.Addr().Zone() != "" && strings.ContainsFunc(p.Endpoint, unicode.IsControl) {
+			return top.Errorf(top.Invalid, "%q is no endpoint (want ADDRESS:PORT)", p.Endpoint)
+		}
 		fmt.Fprintf(&b, "endpoint=%s\n", p.Endpoint)
 	}
-	if p.Keepalive > 0 {
-		fmt.Fprintf(&b, "persistent_keepalive_interval=%d\n", max(1, int(p.Keepalive/time.Second)))
-	}
-	b.WriteString("replace_allowed_ips=true\n")
+	seconds := (p.Keepalive + time.Second - 1) / time.Second
+	fmt.Fprintf(&b, "persistent_keepalive_interval=%d\nreplace_allowed_ips=true\n", seconds)
 	for _, a := range p.Allowed {
 		fmt.Fprintf(&b, "allowed_ip=%s\n", a)
 	}
@@ -154,9 +166,11 @@ func (d *Device) Contacts() (all []Contact, err error) {
 	for key, value := range pairs(text) {
 		if key == "public_key" {
 			all = append(all, Contact{})
-			if err := hexKey(&all[len(all)-1].Key, value); err != nil {
-				return nil, err
+			b, err := hex.DecodeString(value)
+			if err != nil || len(b) != len(Key{}) {
+				return nil, fmt.Errorf("key %q: %w", value, top.ErrInvalid)
 			}
+			all[len(all)-1].Key = Key(b)
 			sec, nano = 0, 0
 		}
 		if len(all) == 0 {
@@ -182,20 +196,6 @@ func (d *Device) Contacts() (all []Contact, err error) {
 	return all, nil
 }
 
-func hexKey(k *Key, s string) error {
-	if len(s) != 64 {
-		return fmt.Errorf("key %q: %w", s, top.ErrInvalid)
-	}
-	for i := range k {
-		n, err := strconv.ParseUint(s[2*i:2*i+2], 16, 8)
-		if err != nil {
-			return fmt.Errorf("key %q: %w", s, top.ErrInvalid)
-		}
-		k[i] = byte(n)
-	}
-	return nil
-}
-
 // pairs are the lines of a UAPI answer (https://www.wireguard.com/xplatform/).
 func pairs(text string) func(yield func(string, string) bool) {
 	return func(yield func(string, string) bool) {
@@ -207,49 +207,25 @@ func pairs(text string) func(yield func(string, string) bool) {
 	}
 }
 
-// ServeUAPI lets wg(8) look at the device under a name, on its socket in
-// /var/run/wireguard, until Close.
-func (d *Device) ServeUAPI(name string) error {
-	file, err := ipc.UAPIOpen(name)
-	if err != nil {
-		return top.Errorf(top.Denied, "open the socket of wg for %s: %v (needs root)", name, err)
-	}
-	l, err := ipc.UAPIListen(name, file)
-	if err != nil {
-		file.Close()
-		return top.Errorf(top.Failed, "listen on the socket of wg for %s: %v", name, err)
-	}
-	file.Close() // the listener has its own
-	d.mu.Lock()
-	d.uapi = l
-	d.mu.Unlock()
-	conns := make(chan net.Conn)
-	d.done.Go(func() {
-		for c := range conns {
-			d.dev.IpcHandle(c)
-		}
-	})
-	go func() { // Accept of wireguard's listener ends with the process alone
-		defer close(conns)
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			conns <- c
-		}
-	}()
-	return nil
-}
+// Done is closed when the tunnels have ended: by Close, or because the line did.
+func (d *Device) Done() <-chan struct{} { return d.dev.Wait() }
 
-// Close ends all tunnels. The line stays.
+// Close ends all tunnels, and waits for what it runs. The line stays.
 func (d *Device) Close() {
 	d.mu.Lock()
+	if !d.closed {
+		d.closed = true
+		close(d.stop)
+	}
 	if d.uapi != nil {
+		os.Remove(d.path)
 		d.uapi.Close()
 		d.uapi = nil
 	}
+	for c := range d.conns {
+		c.Close()
+	}
 	d.mu.Unlock()
-	d.face.Close()
 	d.dev.Close()
+	d.done.Wait()
 }

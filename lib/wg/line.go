@@ -2,11 +2,13 @@ package wg
 
 import (
 	"errors"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun"
 
 	"top/lib/top"
@@ -14,7 +16,8 @@ import (
 
 // A Line is where a tunnel's packets come from and go to. Read and Write are as in
 // wireguard's tun.Device; after Wake a Read that waits, or the next, returns without
-// a packet.
+// a packet. An error of Read is the line's end, and that of the device on it: after
+// Close it is os.ErrClosed.
 type Line interface {
 	Read(bufs [][]byte, sizes []int, offset int) (int, error)
 	Write(bufs [][]byte, offset int) (int, error)
@@ -43,11 +46,16 @@ func NewTUN(name string, mtu int) (*TUN, error) {
 }
 
 // TUNFromFile is a kernel interface that somebody with the right made and handed
-// over. It takes the file.
+// over, with that MTU. It needs no right, and closes the file whatever comes of it.
 func TUNFromFile(f *os.File, mtu int) (*TUN, error) {
-	dev, err := tun.CreateTUNFromFile(f, mtu)
+	defer f.Close()
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return nil, top.Errorf(top.Invalid, "descriptor %d is no TUN: %v (open it with IFF_TUN | IFF_NO_PI | IFF_VNET_HDR)", f.Fd(), err)
+		return nil, top.Errorf(top.Failed, "take the descriptor of %s: %v", f.Name(), err)
+	}
+	dev, _, err := tun.CreateUnmonitoredTUNFromFD(fd) // it makes it non-blocking, which Wake needs
+	if err != nil {
+		return nil, top.Errorf(top.Invalid, "%s is no TUN: %v (open it with IFF_TUN | IFF_NO_PI | IFF_VNET_HDR)", f.Name(), err)
 	}
 	return newTUN(dev, mtu)
 }
@@ -78,13 +86,18 @@ func (t *TUN) BatchSize() int { return t.dev.BatchSize() }
 
 func (t *TUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n, err := t.dev.Read(bufs, sizes, offset)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	var system *os.PathError
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return 0, t.dev.File().SetReadDeadline(time.Time{})
-	}
-	if errors.Is(err, tun.ErrTooManySegments) {
+	case errors.Is(err, tun.ErrTooManySegments):
 		return n, nil // the rest of a giant packet is lost, as on a full line
+	case errors.As(err, &system), errors.Is(err, os.ErrClosed), errors.Is(err, io.EOF):
+		return 0, err
 	}
-	return n, err
+	return 0, nil // what wireguard could not split: one packet that somebody made up, not the line
 }
 
 func (t *TUN) Write(bufs [][]byte, offset int) (int, error) { return t.dev.Write(bufs, offset) }
@@ -99,7 +112,8 @@ func (t *TUN) Close() error {
 	return err
 }
 
-// A Tap sees all that passes between line and cipher.
+// A Tap sees all that passes between line and cipher. It must not wait, nor call the
+// device for anything but Inject: the device may be waiting for it.
 type Tap interface {
 	// Out sees a batch from the line on its way to a peer. A size set to 0 drops
 	// that packet. Calls do not overlap.
@@ -108,6 +122,12 @@ type Tap interface {
 	// on. Calls for different peers overlap.
 	In(bufs [][]byte, offset int) [][]byte
 }
+
+// pass is a tap that lets all pass.
+type pass struct{}
+
+func (pass) Out([][]byte, []int, int)         {}
+func (pass) In(bufs [][]byte, _ int) [][]byte { return bufs }
 
 // face is what a device sees of a line: tun.Device.
 type face struct {
@@ -122,30 +142,35 @@ type face struct {
 	held    int      // its bytes
 }
 
-// maxWaiting bounds what is injected and did not leave yet; more is lost.
-const maxWaiting = 8 << 20
+// maxWaiting bounds the bytes that are injected and did not leave yet, with what each
+// packet costs beside its own; more is lost.
+const (
+	maxWaiting = 8 << 20
+	perWaiting = 64
+)
 
 func newFace(line Line, tap Tap) *face {
-	f := &face{line: line, tap: tap, events: make(chan tun.Event, 1)}
-	f.events <- tun.EventUp
-	return f
+	if tap == nil {
+		tap = pass{}
+	}
+	return &face{line: line, tap: tap, events: make(chan tun.Event)}
 }
 
 // inject puts packets before those of the line (G4). It keeps them. The result is
 // how many there was room for.
 func (f *face) inject(pkts [][]byte) int {
 	f.mu.Lock()
-	n := 0
+	n, idle := 0, len(f.waiting) == 0
 	for _, p := range pkts {
-		if f.held+len(p) > maxWaiting {
+		if f.held+len(p)+perWaiting > maxWaiting {
 			break
 		}
-		f.waiting, f.held = append(f.waiting, p), f.held+len(p)
+		f.waiting, f.held = append(f.waiting, p), f.held+len(p)+perWaiting
 		n++
 	}
 	f.some.Store(len(f.waiting) > 0)
 	f.mu.Unlock()
-	if n > 0 {
+	if idle && n > 0 { // else somebody woke it who has not been seen to yet
 		f.line.Wake()
 	}
 	return n
@@ -156,7 +181,8 @@ func (f *face) take(bufs [][]byte, sizes []int, offset int) (n int) {
 	defer f.mu.Unlock()
 	for n < len(bufs) && n < len(f.waiting) {
 		sizes[n] = copy(bufs[n][offset:], f.waiting[n])
-		f.held -= len(f.waiting[n])
+		f.held -= len(f.waiting[n]) + perWaiting
+		f.waiting[n] = nil
 		n++
 	}
 	f.waiting = f.waiting[n:]
@@ -189,8 +215,10 @@ func (f *face) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 }
 
 func (f *face) Write(bufs [][]byte, offset int) (int, error) {
-	bufs = f.tap.In(bufs, offset)
-	if len(bufs) == 0 || f.closed.Load() {
+	if f.closed.Load() {
+		return 0, nil
+	}
+	if bufs = f.tap.In(bufs, offset); len(bufs) == 0 {
 		return 0, nil
 	}
 	return f.line.Write(bufs, offset)

@@ -22,16 +22,19 @@ const (
 	ip6Len   = 40
 	udpLen   = 8
 	hops     = 64
+
+	dontFragment = 0x40
 )
 
-// Packet is the datagram as an IP packet, with its checksums. From and To are of one
-// family.
+// Packet is the datagram as an IP packet, with its checksums, that nobody may cut into
+// fragments (RFC 6864: it has no identification). From and To are of one family, and
+// the body is at most 65,507 bytes.
 func (u UDP) Packet() []byte {
 	n := udpLen + len(u.Body)
 	var p, addrs []byte
 	if u.To.Addr().Is4() {
 		p = make([]byte, ip4Len+n)
-		p[0], p[8], p[9] = 0x45, hops, protoUDP
+		p[0], p[6], p[8], p[9] = 0x45, dontFragment, hops, protoUDP
 		binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
 		copy(p[12:], u.From.Addr().AsSlice())
 		copy(p[16:], u.To.Addr().AsSlice())
@@ -59,7 +62,8 @@ func (u UDP) Packet() []byte {
 }
 
 // ParseUDP reads a packet. The body is the packet's own bytes. A fragment, another
-// protocol and a length that is not the packet's are errors.
+// protocol and a length that is not the packet's are errors. Checksums are not looked
+// at: what came through a tunnel is authentic.
 func ParseUDP(p []byte) (u UDP, err error) {
 	bad := func(why string) (UDP, error) { return UDP{}, fmt.Errorf("packet: %s: %w", why, top.ErrInvalid) }
 	var from, to netip.Addr
@@ -69,21 +73,26 @@ func ParseUDP(p []byte) (u UDP, err error) {
 		if p[9] != protoUDP || binary.BigEndian.Uint16(p[6:])&0x3fff != 0 {
 			return bad("no whole UDP datagram")
 		}
+		if int(binary.BigEndian.Uint16(p[2:])) != len(p) {
+			return bad("a length that is not its own")
+		}
 		from, to, d = netip.AddrFrom4([4]byte(p[12:])), netip.AddrFrom4([4]byte(p[16:])), p[ip4Len:]
 	case len(p) >= ip6Len+udpLen && p[0]>>4 == 6:
 		if p[6] != protoUDP {
 			return bad("no UDP datagram")
 		}
+		if ip6Len+int(binary.BigEndian.Uint16(p[4:])) != len(p) {
+			return bad("a length that is not its own")
+		}
 		from, to, d = netip.AddrFrom16([16]byte(p[8:])), netip.AddrFrom16([16]byte(p[24:])), p[ip6Len:]
 	default:
 		return bad("too short, or with options")
 	}
-	n := int(binary.BigEndian.Uint16(d[4:]))
-	if n < udpLen || n > len(d) {
-		return bad("a length beyond its end")
+	if int(binary.BigEndian.Uint16(d[4:])) != len(d) {
+		return bad("a datagram whose length is not its own")
 	}
 	u.From, u.To = netip.AddrPortFrom(from, binary.BigEndian.Uint16(d)), netip.AddrPortFrom(to, binary.BigEndian.Uint16(d[2:]))
-	u.Body = d[udpLen:n]
+	u.Body = d[udpLen:]
 	return u, nil
 }
 

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 
 	"top/lib/top"
 	"top/lib/wire"
@@ -36,11 +37,12 @@ func (k Key) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
 
 // ParseKey reads what String wrote, or the same in base64url without padding.
 func ParseKey(s string) (k Key, err error) {
-	b, err := base64.StdEncoding.DecodeString(s)
-	if err != nil {
-		b, err = base64.RawURLEncoding.DecodeString(s)
+	form := base64.StdEncoding
+	if len(s) == form.EncodedLen(len(k))-1 {
+		form = base64.RawURLEncoding
 	}
-	if err != nil || len(b) != len(k) {
+	b, err := form.Strict().DecodeString(s)
+	if err != nil || len(b) != len(k) || strings.ContainsAny(s, "\r\n") { // which Decode skips
 		return k, top.Errorf(top.Invalid, "%q is no WireGuard key (want 32 bytes in base64)", s)
 	}
 	return Key(b), nil
