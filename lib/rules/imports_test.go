@@ -31,6 +31,7 @@ var floors = map[string]string{
 	"load":    "top keys session ledger sock api",
 	"wg":      "top wire",
 	"flow":    "",
+	"carry":   "top",
 	"rules":   "",
 	// For tests alone.
 	"tool/tooltest": "",
@@ -119,6 +120,8 @@ var homesOf = map[string]string{
 	"github.com/emiago/":                   "lib/media",
 	"github.com/bluenviron/":               "lib/media",
 	"golang.zx2c4.com/":                    "lib/wg",
+	"github.com/quic-go/":                  "lib/carry",
+	"github.com/coder/websocket":           "lib/carry",
 	"gvisor.dev/":                          "lib/vpn",
 	"github.com/ipfs/":                     "lib/store",
 	"github.com/charmbracelet/":            "cmd/top-tui",
