@@ -2,10 +2,17 @@
 // inside QUIC (HTTP/3 and its datagrams, RFC 9221 and 9297) or a TLS websocket,
 // so that who watches the line, or knocks, sees a web server.
 //
-//	HC1  a datagram comes out as it was put in, or not at all
-//	HC2  Send waits no longer than its bound; what finds no room is dropped, and
+//	HC1  who has not proved the key gets what the cover answers, byte for byte,
+//	     over HTTP/1.1, 2 and 3
+//	HC2  a proof holds on the one TLS connection that it was made for
+//	HC3  a datagram comes out as it was put in, or not at all
+//	HC4  Send waits no longer than its bound; what finds no room is dropped, and
 //	     counted
-//	HC3  with Pad, every size up to 1,024 bytes shows as one of three
+//	HC5  strangers are bounded: in number, for each source, and in time
+//	HC6  nothing is left running when Close, or the server's Run, has returned
+//	HC7  datagrams of 1,312 bytes, an inner packet of 1,280 in WireGuard, fit from
+//	     the first one on
+//	HC8  with Pad, every size up to 1,024 bytes shows as one of three
 //
 // It is not for secrecy or for who is at the other end: what is carried brings
 // that itself, and reconnects. The bytes are in docs/wire.md, "Hidden carriage".
@@ -36,7 +43,7 @@ const (
 
 // Bounds of a carrier.
 const (
-	sendWait    = 20 * time.Millisecond  // that Send waits for room
+	sendWait    = 20 * time.Millisecond  // that Send waits for room (HC4)
 	staleWait   = 250 * time.Millisecond // what waited longer for the line is dropped
 	queueSize   = 128 << 10              // bytes that wait for the line
 	inboxSize   = 1 << 20                // bytes of QUIC that wait for Receive, with what a datagram costs
@@ -89,9 +96,9 @@ type DialConfig struct {
 
 	RootCAs        *x509.CertPool // the certificate must descend from one of these; nil, with no other: from the system's
 	Pin            [32]byte       // SHA-256 of the certificate's SubjectPublicKeyInfo (PinOf); the name and the dates do not matter
-	AnyCertificate bool           // whoever answers: a line that looks inside TLS sees the request, which proves nothing elsewhere
+	AnyCertificate bool           // whoever answers: a line that looks inside TLS sees the request, which proves nothing elsewhere (HC2)
 
-	Pad bool // small datagrams show in three sizes
+	Pad bool // small datagrams show in three sizes (HC8)
 
 	// Control is called with each socket before it connects, as net.Dialer's is:
 	// for a mark that lets it past a kill switch.

@@ -67,7 +67,7 @@ func pair(t testing.TB, kind Kind, padded bool) (client, server Conn) {
 	return client, server
 }
 
-func TestHC1_ADatagramComesOutAsItWasPutIn(t *testing.T) {
+func TestHC3_ADatagramComesOutAsItWasPutIn(t *testing.T) {
 	for _, kind := range kinds {
 		for _, padded := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s,pad=%v", kind, padded), func(t *testing.T) {

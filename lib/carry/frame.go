@@ -17,7 +17,7 @@ const (
 	recordSize = 16 << 10 // of a TLS record (RFC 8446, section 5.1)
 )
 
-// classes are the sizes that a padded parcel shows: in the first is all of
+// classes are the sizes that a padded parcel shows (HC8): in the first is all of
 // WireGuard's handshake, and a TCP acknowledgement.
 var classes = [...]int{256, 512, 1024 + 8}
 

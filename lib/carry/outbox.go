@@ -56,7 +56,7 @@ func newOutbox(limit int, pad bool, prefix ...byte) *outbox {
 }
 
 // put takes copies of datagrams, waits for room once at most, and drops what finds
-// none.
+// none (HC4).
 func (o *outbox) put(bufs [][]byte) error {
 	var timeout <-chan time.Time
 	waited := false

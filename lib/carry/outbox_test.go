@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func TestHC2_SendNeverWaitsForever(t *testing.T) {
+func TestHC4_SendNeverWaitsForever(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOutbox(1000, false)
 		hold, wrote := make(chan bool), 0
@@ -57,7 +57,7 @@ func TestHC2_SendNeverWaitsForever(t *testing.T) {
 	})
 }
 
-func TestHC2_WhatWaitedTooLongIsNotSent(t *testing.T) {
+func TestHC4_WhatWaitedTooLongIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOutbox(1000, false)
 		defer o.close()
@@ -92,7 +92,7 @@ func parcels(t *testing.T, o *outbox, batches ...[][]byte) (all [][]byte) {
 	return all
 }
 
-func TestHC3_PaddedSizesShowAsThree(t *testing.T) {
+func TestHC8_PaddedSizesShowAsThree(t *testing.T) {
 	for _, limit := range []int{1315, recordSize} {
 		seen := map[int]bool{}
 		for size := range 1025 {

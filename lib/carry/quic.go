@@ -19,7 +19,7 @@ import (
 // What a QUIC connection of either end is set to.
 const (
 	// firstPacket is the size of packets before the path is known, such that
-	// quic-go leaves 1,323 bytes to a datagram; it grows to 1,452.
+	// quic-go leaves 1,323 bytes to a datagram (HC7); it grows to 1,452.
 	firstPacket  = 1360
 	longestFrame = 16 << 10 // longer than any packet
 	idleWait     = 30 * time.Second

@@ -40,7 +40,7 @@ type ServerConfig struct {
 	// whose words the key chooses, which is better than nothing; see CoverOf.
 	Cover http.Handler
 
-	Pad bool // small datagrams show in three sizes
+	Pad bool // small datagrams show in three sizes (HC8)
 
 	MaxStrangers int // connections that have proved nothing; 0: 1,024
 	MaxPerSource int // of them, from one IPv4 address or IPv6 /64; 0: 64
@@ -142,6 +142,11 @@ func (s *Server) Pin() ([32]byte, error) { return PinOfCertificate(s.cfg.Certifi
 // closes it; what nobody accepts within Run is closed by Run.
 func (s *Server) Accept(ctx context.Context) (Conn, error) {
 	select {
+	case <-s.done: // what still waits there is closed
+		return nil, fmt.Errorf("accept: %w", net.ErrClosed)
+	default:
+	}
+	select {
 	case c := <-s.accepted:
 		return c, nil
 	case <-s.done:
@@ -161,7 +166,6 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.served = true
 	s.mu.Unlock()
-	defer close(s.done)
 	logger := slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug)
 	web := &http.Server{
 		Handler: http.HandlerFunc(s.overTCP), ErrorLog: logger, MaxHeaderBytes: maxHeaderSize,
@@ -195,11 +199,12 @@ func (s *Server) Run(ctx context.Context) error {
 	web.Close()
 	stopQUIC()
 	run.Wait()
-	s.answering.Lock() // whoever answers has answered
-	s.answering.Unlock()
 	if s.udp != nil {
 		s.udp.Close()
 	}
+	s.answering.Lock() // whoever answers has answered
+	close(s.done)
+	s.answering.Unlock()
 	return err
 }
 

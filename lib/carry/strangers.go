@@ -10,7 +10,7 @@ import (
 	"top/lib/top"
 )
 
-// Bounds on who has proved nothing.
+// Bounds on who has proved nothing (HC5).
 const (
 	maxStrangers  = 1024    // connections
 	maxPerSource  = 64      // of them, from one source
