@@ -44,6 +44,8 @@ func TestHC5_StrangersAreCounted(t *testing.T) {
 	}
 	enter("192.0.2.1:2", top.ErrBusy)          // its share
 	enter("[::ffff:192.0.2.1]:2", top.ErrBusy) // by another name
+	now = now.Add(time.Hour)
+	enter("192.0.2.1:3", top.ErrBusy) // however slowly it takes them
 	if !s.crowded() {
 		t.Error("3 of 5 is not crowded")
 	}
@@ -52,8 +54,6 @@ func TestHC5_StrangersAreCounted(t *testing.T) {
 	enter("[2001:db8:0:1::1]:1", top.ErrBusy) // all places
 	leave[0]()
 	leave[0]() // once is enough
-	enter("192.0.2.1:1", top.ErrBusy)
-	now = now.Add(time.Second / maxRate) // a handshake more
 	enter("192.0.2.1:1", nil)
 	for _, l := range leave {
 		l()
@@ -69,6 +69,10 @@ func TestHC5_StrangersAreCounted(t *testing.T) {
 	if entered != 3 || s.all != 0 {
 		t.Errorf("%d of 100 handshakes at once, %d open", entered, s.all)
 	}
+	now = now.Add(time.Second / maxRate) // a handshake more
+	enter("198.51.100.1:1", nil)
+	leave[len(leave)-1]()
+	enter("198.51.100.1:1", top.ErrBusy)
 	now = now.Add(time.Hour)
 	s.forgetLocked(now)
 	if len(s.each) != 0 {
@@ -159,7 +163,13 @@ func TestHC5_WhoIsSlowIsNotWaitedFor(t *testing.T) {
 		}
 		c.Close()
 	}
-	q, err := quic.DialAddr(t.Context(), s.Addr().String(), anyCert("h3"), &quic.Config{KeepAlivePeriod: short})
+	quicEnds(t, s)
+}
+
+// quicEnds waits for the end of a connection that asks nothing.
+func quicEnds(t *testing.T, s *Server) {
+	t.Helper()
+	q, err := quic.DialAddr(t.Context(), s.Addr().String(), anyCert("h3"), &quic.Config{KeepAlivePeriod: 50 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +177,46 @@ func TestHC5_WhoIsSlowIsNotWaitedFor(t *testing.T) {
 	case <-q.Context().Done():
 	case <-time.After(20 * time.Second):
 		t.Error("a QUIC connection that asks nothing: waited for")
+	}
+}
+
+func TestHC5_AStrangerHasALife(t *testing.T) {
+	s, err := Listen(ServerConfig{Addr: "127.0.0.1:0", Key: [32]byte{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := time.Hour
+	s.patience = patience{long, long, long, long, 100 * time.Millisecond}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	defer func() { cancel(); <-ended }()
+	quicEnds(t, s)
+	c, err := tls.Dial("tcp", s.Addr().String(), anyCert("http/1.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("a TCP connection that asks nothing: waited for")
+	}
+	// A carrier lives on.
+	for _, kind := range kinds {
+		client, err := Dial(t.Context(), s.dial(kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		server, err := s.Accept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(200 * time.Millisecond)
+		client.Send([][]byte{{1}})
+		if _, err := server.Receive([][]byte{make([]byte, 9)}, make([]int, 1)); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
 	}
 }
 
