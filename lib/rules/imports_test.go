@@ -32,6 +32,8 @@ var floors = map[string]string{
 	"wg":      "top wire",
 	"flow":    "",
 	"carry":   "top",
+	"policy":  "top",
+	"netcfg":  "top policy",
 	"rules":   "",
 	// For tests alone.
 	"tool/tooltest": "",
@@ -123,6 +125,8 @@ var homesOf = map[string]string{
 	"github.com/quic-go/":                  "lib/carry",
 	"github.com/coder/websocket":           "lib/carry",
 	"gvisor.dev/":                          "lib/vpn",
+	"github.com/vishvananda/":              "lib/netcfg",
+	"github.com/google/nftables":           "lib/netcfg",
 	"github.com/ipfs/":                     "lib/store",
 	"github.com/charmbracelet/":            "cmd/top-tui",
 	"charm.land/":                          "cmd/top-tui",
@@ -176,7 +180,7 @@ func TestR2_ABigDependencyHasOneRoom(t *testing.T) {
 
 // pureImports is all that a pure room needs of the standard library.
 const pureImports = "bytes cmp container/heap crypto/sha256 crypto/sha512 crypto/subtle encoding encoding/base64 encoding/binary encoding/hex " +
-	"encoding/json errors fmt hash io iter maps math math/bits slices sort strconv strings sync time unicode unicode/utf8"
+	"encoding/json errors fmt hash io iter maps math math/bits net/netip slices sort strconv strings sync time unicode unicode/utf8"
 
 // pureRooms checks the economy, and the ground on which it stands: top and wire.
 func pureRooms(h *house) (found []breach) {

@@ -1,0 +1,25 @@
+//go:build !linux
+
+package netcfg
+
+import (
+	"net/netip"
+
+	"top/lib/top"
+)
+
+func unsupported(what string) error {
+	return top.Errorf(top.Failed, "%s: this system's network is not set up here, only Linux's (without it: --socks)", what)
+}
+
+// Up is for Linux.
+func Up(t Tunnel) error { return unsupported("tunnel " + t.Name) }
+
+// Down is for Linux.
+func Down(name string) error { return unsupported("tunnel " + name) }
+
+// SetEndpoints is for Linux.
+func SetEndpoints(name string, endpoints []netip.AddrPort) error { return unsupported("tunnel " + name) }
+
+// Left is nothing: elsewhere than on Linux nothing is set.
+func Left() ([]State, error) { return nil, nil }
