@@ -367,4 +367,3 @@ func notes(conn *nftables.Conn, name string) (map[string]string, error) {
 	}
 	return found, nil
 }
-

@@ -19,7 +19,9 @@ func Up(t Tunnel) error { return unsupported("tunnel " + t.Name) }
 func Down(name string) error { return unsupported("tunnel " + name) }
 
 // SetEndpoints is for Linux.
-func SetEndpoints(name string, endpoints []netip.AddrPort) error { return unsupported("tunnel " + name) }
+func SetEndpoints(name string, endpoints []netip.AddrPort) error {
+	return unsupported("tunnel " + name)
+}
 
 // Left is nothing: elsewhere than on Linux nothing is set.
 func Left() ([]State, error) { return nil, nil }

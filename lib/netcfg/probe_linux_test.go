@@ -228,4 +228,3 @@ func (w *world) open(when string) {
 		w.cable.wait(from, when+": "+p.name, p.seen)
 	}
 }
-
