@@ -29,6 +29,7 @@ import (
 	"slices"
 	"time"
 
+	"top/lib/policy"
 	"top/lib/top"
 )
 
@@ -58,6 +59,53 @@ type Tunnel struct {
 	// it a tunnel that dies gives way to the network as it was before, but for DNS
 	// and a family that was never in the tunnel: they stay refused until Down.
 	KillSwitch bool
+}
+
+// An Exit is the other end: it forwards for its clients.
+type Exit struct {
+	Name  string         // of the interface, as in Tunnel
+	Addrs []netip.Prefix // of the interface
+	MTU   int            // bytes; 0 leaves it
+	Inner []netip.Prefix // addresses of clients; what bears another is dropped
+	// Local is what clients may ask of Addrs themselves, besides an echo: its
+	// resolver, say. Each has a protocol of TCP or UDP.
+	Local []policy.Ports
+	// Policy says what is refused and served. A policy with Loopback opens
+	// 127.0.0.0/8 of this host to clients, for tests.
+	Policy *policy.Policy
+}
+
+func (e *Exit) check() error {
+	if err := checkName(e.Name); err != nil {
+		return err
+	}
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("exit %s: %s: %w", e.Name, fmt.Sprintf(format, args...), top.ErrInvalid)
+	}
+	switch {
+	case e.Policy == nil:
+		return bad("no policy")
+	case len(e.Inner) == 0 || len(e.Addrs) == 0:
+		return bad("no inner addresses")
+	case e.MTU != 0 && (e.MTU < 576 || e.MTU > 65535):
+		return bad("MTU %d, want 576 to 65535", e.MTU)
+	}
+	for _, p := range slices.Concat(e.Addrs, e.Inner) {
+		if !p.IsValid() || p.Addr().Is4In6() || p.Bits() == 0 {
+			return bad("prefix %s", p)
+		}
+	}
+	for _, l := range e.Local {
+		if l.Protocol != policy.TCP && l.Protocol != policy.UDP || l.First > l.Last {
+			return bad("local service by %s on %d to %d", l.Protocol, l.First, l.Last)
+		}
+	}
+	return nil
+}
+
+// within says whether the exit serves a family.
+func (e *Exit) within(is4 bool) bool {
+	return slices.ContainsFunc(e.Inner, func(p netip.Prefix) bool { return p.Addr().Is4() == is4 })
 }
 
 // A State is what stands in the kernel under a name.

@@ -333,6 +333,20 @@ func recall(mark uint32) []expr.Any {
 	}
 }
 
+// clampMSS lowers the size of segments that a TCP connection begins with to what
+// the routes of both directions take.
+func clampMSS() []expr.Any {
+	const syn, rst, maxSegment = 2, 4, 2 // flags and option of RFC 9293
+	return slices.Concat(proto(unix.IPPROTO_TCP), []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{syn | rst}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{syn}},
+		&expr.Rt{Register: 1, Key: expr.RtTCPMSS},
+		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 2, Size: 2},
+		&expr.Exthdr{SourceRegister: 1, Op: expr.ExthdrOpTcpopt, Type: maxSegment, Offset: 2, Len: 2},
+	})
+}
+
 // noteChain holds what must be known to take a table back: the comments of its
 // rules are KEY VALUE pairs, one rule for each note.
 const noteChain = "notes"

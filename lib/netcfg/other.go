@@ -3,8 +3,10 @@
 package netcfg
 
 import (
+	"context"
 	"net/netip"
 
+	"top/lib/policy"
 	"top/lib/top"
 )
 
@@ -25,3 +27,20 @@ func SetEndpoints(name string, endpoints []netip.AddrPort) error {
 
 // Left is nothing: elsewhere than on Linux nothing is set.
 func Left() ([]State, error) { return nil, nil }
+
+// Serve is for Linux.
+func Serve(e Exit) error { return unsupported("exit " + e.Name) }
+
+// Stop is for Linux.
+func Stop(name string) error { return unsupported("exit " + name) }
+
+// Refresh is for Linux.
+func Refresh(name string, p *policy.Policy) error { return unsupported("exit " + name) }
+
+// Keep is for Linux.
+func Keep(ctx context.Context, name string, p *policy.Policy) error {
+	return unsupported("exit " + name)
+}
+
+// Own is for Linux.
+func Own(but string) ([]netip.Prefix, error) { return nil, unsupported("own networks") }

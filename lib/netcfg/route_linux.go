@@ -1,12 +1,13 @@
 package netcfg
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -337,30 +338,45 @@ func others(name string) (all []map[string]string, err error) {
 	return all, nil
 }
 
+// inOrder are the sysctls of notes: a host must be told to go on hearing routers
+// (accept_ra) before it forwards.
+func inOrder(n map[string]string) (keys []string) {
+	for k := range n {
+		if key, isSysctl := strings.CutPrefix(k, sysctlNote); isSysctl {
+			keys = append(keys, key)
+		}
+	}
+	slices.SortFunc(keys, func(a, b string) int { return cmp.Or(cmp.Compare(path.Base(a), path.Base(b)), cmp.Compare(a, b)) })
+	return keys
+}
+
 // setSysctls makes the settings that a table notes.
 func setSysctls(name string) error {
 	n, err := recorded(name)
-	for k, v := range n {
-		key, isSysctl := strings.CutPrefix(k, sysctlNote)
-		if _, want, _ := strings.Cut(v, " "); isSysctl {
-			err = errors.Join(err, writeSysctl(key, want))
-		}
+	if err != nil {
+		return err
+	}
+	for _, key := range inOrder(n) {
+		_, want, _ := strings.Cut(n[sysctlNote+key], " ")
+		err = errors.Join(err, writeSysctl(key, want))
 	}
 	return err
 }
 
-// restoreSysctls puts back what no other table needs.
+// restoreSysctls puts back what no other table needs, in the contrary order, where
+// it is still there.
 func restoreSysctls(name string, n map[string]string) error {
 	others, err := others(name)
-	for k, v := range n {
-		key, isSysctl := strings.CutPrefix(k, sysctlNote)
-		if !isSysctl || slices.ContainsFunc(others, func(o map[string]string) bool { return o[k] != "" }) {
+	if err != nil {
+		return err
+	}
+	for _, key := range slices.Backward(inOrder(n)) {
+		needed := func(o map[string]string) bool { return o[sysctlNote+key] != "" }
+		if _, e := os.Stat(sysctlPath(key)); e != nil || slices.ContainsFunc(others, needed) {
 			continue
 		}
-		was, _, _ := strings.Cut(v, " ")
-		if e := writeSysctl(key, was); !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
+		was, _, _ := strings.Cut(n[sysctlNote+key], " ")
+		err = errors.Join(err, writeSysctl(key, was))
 	}
 	return err
 }
