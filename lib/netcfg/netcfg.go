@@ -6,7 +6,7 @@
 // killed client leaks nothing, and Down or Stop, from any other process, takes it
 // back. Everything carries the name of the interface: an nftables table
 // top_vpn_NAME or top_exit_NAME, with comments that nft list prints, and a
-// routing table and rules whose numbers follow from the name. The calls act on
+// routing tables and rules whose numbers follow from the name. The calls act on
 // the network namespace of the calling thread and need CAP_NET_ADMIN there.
 //
 //	NC1  from before the first route changes until Down ends nothing leaves
@@ -213,5 +213,9 @@ func slot(name string) int {
 	return int(h.Sum32() % slots)
 }
 
-func routingTable(name string) int { return 5400000 + slot(name) }
-func priority(name string) int     { return 10000 + 3*slot(name) }
+// A tunnel has two routing tables: what it knows better than by a default route,
+// and its default routes. Between them the local network may have a word.
+func specific(name string) int { return 5400000 + 2*slot(name) }
+func general(name string) int  { return specific(name) + 1 }
+
+func priority(name string) int { return 10000 + 3*slot(name) }

@@ -21,15 +21,20 @@ type probe struct {
 	seen func(packet) bool
 }
 
-// udp sends a datagram from a socket with some settings.
-func udp(to string, set func(fd int) error) error {
+// dialUDP makes a socket with some settings.
+func dialUDP(to string, set func(fd int) error) (net.Conn, error) {
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		if set != nil {
 			_ = c.Control(func(fd uintptr) { err = set(int(fd)) })
 		}
 		return err
 	}}
-	c, err := d.DialContext(context.Background(), "udp", to)
+	return d.DialContext(context.Background(), "udp", to)
+}
+
+// udp sends a datagram.
+func udp(to string, set func(fd int) error) error {
+	c, err := dialUDP(to, set)
 	if err != nil {
 		return err
 	}

@@ -113,11 +113,15 @@ func undress(name string) error {
 // any more, because the interface is gone.
 const lastResort = 1 << 30
 
-// routes fills the tunnel's own table: what is included goes through it, what is
-// excluded is thrown back to the tables after this one.
+// routes fills the tunnel's own tables: what is included goes through it, what is
+// excluded is thrown back to the tables after these.
 func (t Tunnel) routes(link netlink.Link) error {
 	own := func(p netip.Prefix, kind, metric int) netlink.Route {
-		return netlink.Route{Table: routingTable(t.Name), Protocol: protocol, Dst: ipnet(p), Type: kind, Priority: metric}
+		table := specific(t.Name)
+		if p.Bits() == 0 {
+			table = general(t.Name)
+		}
+		return netlink.Route{Table: table, Protocol: protocol, Dst: ipnet(p), Type: kind, Priority: metric}
 	}
 	var want []netlink.Route
 	for _, p := range slices.Concat(t.Include, hosts(prefixes(t.DNS))) {
@@ -135,7 +139,10 @@ func (t Tunnel) routes(link netlink.Link) error {
 	}
 	for _, p := range t.Exclude {
 		if p.Addr().Is4() || hasIPv6() {
-			want = append(want, own(p, unix.RTN_THROW, 0))
+			r := own(p, unix.RTN_THROW, 0)
+			want = append(want, r)
+			r.Table = general(t.Name)
+			want = append(want, r)
 		}
 	}
 	for _, r := range want {
@@ -153,16 +160,20 @@ func prefixes(addrs []netip.Addr) (all []netip.Prefix) {
 	return all
 }
 
-// removeRoutes empties the tunnel's table but for those to keep.
+// removeRoutes empties the tunnel's tables but for those to keep.
 func removeRoutes(name string, keep []netlink.Route) error {
 	for _, f := range families() {
-		there, err := netlink.RouteListFiltered(f, &netlink.Route{Table: routingTable(name)}, netlink.RT_FILTER_TABLE)
-		if err != nil {
-			return wrap(err, "routes")
+		var there []netlink.Route
+		for _, table := range []int{specific(name), general(name)} {
+			some, err := netlink.RouteListFiltered(f, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+			if err != nil {
+				return wrap(err, "routes")
+			}
+			there = append(there, some...)
 		}
 		for _, r := range there {
 			same := func(k netlink.Route) bool {
-				return prefixOf(k.Dst) == prefixOf(r.Dst) && k.Type == r.Type && (k.LinkIndex == 0 || k.LinkIndex == r.LinkIndex)
+				return k.Table == r.Table && prefixOf(k.Dst) == prefixOf(r.Dst) && k.Type == r.Type && (k.LinkIndex == 0 || k.LinkIndex == r.LinkIndex)
 			}
 			if slices.ContainsFunc(keep, same) {
 				continue
@@ -175,9 +186,9 @@ func removeRoutes(name string, keep []netlink.Route) error {
 	return nil
 }
 
-// rules asks the tunnel's table for what does not bear the mark: first for what it
-// knows better than by a default route, then the local network's routes, if they
-// are allowed, then its default route.
+// rules asks the tunnel's tables for what does not bear the mark: first for what
+// they know better than by a default route, then the local network's routes, if
+// those are allowed, then the default routes.
 func (t Tunnel) rules() error {
 	var want []*netlink.Rule
 	for _, f := range families() {
@@ -186,12 +197,10 @@ func (t Tunnel) rules() error {
 			r.Family, r.Protocol, r.Priority = f, protocol, priority(t.Name)+offset
 			return r
 		}
-		specific, rest := at(0), at(2)
-		for _, r := range []*netlink.Rule{specific, rest} {
-			r.Invert, r.Mark, r.Table = true, t.Mark, routingTable(t.Name)
-		}
-		specific.SuppressPrefixlen = 0
-		want = append(want, specific, rest)
+		first, last := at(0), at(2)
+		first.Invert, first.Mark, first.Table = true, t.Mark, specific(t.Name)
+		last.Invert, last.Mark, last.Table = true, t.Mark, general(t.Name)
+		want = append(want, first, last)
 		for _, p := range lan {
 			if !t.AllowLAN || p.Addr().Is4() != (f == unix.AF_INET) {
 				continue

@@ -341,3 +341,54 @@ func housekeeping(p packet) bool {
 	return p.proto == unix.IPPROTO_ICMPV6 && slices.Contains([]uint16{130, 131, 132, 133, 135, 136, 143}, p.dst.Port()) &&
 		!bytes.Contains(p.payload, []byte(canary))
 }
+
+// record keeps what the host sends into a tunnel, in the form of a capture.
+func record(t *testing.T, tun *os.File) *capture { return readTUN(t, tun, func([]byte) {}) }
+
+// reply answers each datagram with itself, as an exit's resolver might: source and
+// destination change places, and every checksum stays as it is.
+func reply(t *testing.T, tun *os.File) *capture {
+	return readTUN(t, tun, func(b []byte) {
+		p, ok := decode(b)
+		if !ok || p.proto != unix.IPPROTO_UDP {
+			return
+		}
+		b = bytes.Clone(b)
+		head, at, n := 40, 8, 16
+		if p.src.Addr().Is4() {
+			head, at, n = 20, 12, 4
+		}
+		swap := func(at, n int) {
+			for i := range n {
+				b[at+i], b[at+n+i] = b[at+n+i], b[at+i]
+			}
+		}
+		swap(at, n)
+		swap(head, 2)
+		_, _ = tun.Write(b)
+	})
+}
+
+func readTUN(t *testing.T, tun *os.File, do func([]byte)) *capture {
+	c, done := &capture{t: t, grown: make(chan struct{}, 1)}, make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 1<<16)
+		for {
+			n, err := tun.Read(b)
+			if err != nil {
+				return
+			}
+			c.mu.Lock()
+			c.frames = append(c.frames, append(make([]byte, 14), b[:n]...))
+			c.mu.Unlock()
+			select {
+			case c.grown <- struct{}{}:
+			default:
+			}
+			do(b[:n])
+		}
+	}()
+	t.Cleanup(func() { tun.Close(); <-done })
+	return c
+}
