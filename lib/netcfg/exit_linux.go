@@ -79,6 +79,13 @@ func Stop(name string) error {
 // Refresh makes the exit do what its policy says now, in one step: after Learn, or
 // with another policy. Connections that are served go on.
 func Refresh(name string, p *policy.Policy) error {
+	old, err := recorded(exitPrefix + name)
+	if err == nil && old == nil {
+		err = fmt.Errorf("exit %s does not serve: %w", name, top.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
 	own, err := Own(name)
 	if err != nil {
 		return err
@@ -92,12 +99,7 @@ func Refresh(name string, p *policy.Policy) error {
 	b.conn.FlushChain(refused)
 	b.conn.FlushChain(served)
 	b.policy(refused, served, p)
-	if err := b.commit(); errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("exit %s does not serve: %w", name, top.ErrNotFound)
-	} else if err != nil {
-		return err
-	}
-	return nil
+	return b.commit()
 }
 
 // settle lets changes of addresses come together before Keep looks at them.

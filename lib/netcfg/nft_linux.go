@@ -14,6 +14,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"top/lib/top"
@@ -29,12 +30,20 @@ type table struct {
 
 // open begins a batch on a table of family inet.
 func open(name string) (*table, error) {
-	conn, err := nftables.New()
+	conn, err := nftables.New(nftables.WithSockOptions(roomy))
 	if err != nil {
 		return nil, wrap(err, "nftables")
 	}
 	return &table{conn: conn, t: &nftables.Table{Name: name, Family: nftables.TableFamilyINet}}, nil
 }
+
+// roomy makes room for a batch, which is one message, and for an answer to each of
+// its parts.
+func roomy(c *netlink.Conn) error {
+	return errors.Join(c.SetWriteBuffer(maxBatch), c.SetReadBuffer(maxBatch))
+}
+
+const maxBatch = 32 << 20 // bytes
 
 // renew makes the batch replace the whole table.
 func (b *table) renew() {

@@ -127,6 +127,7 @@ var homesOf = map[string]string{
 	"gvisor.dev/":                          "lib/vpn",
 	"github.com/vishvananda/":              "lib/netcfg",
 	"github.com/google/nftables":           "lib/netcfg",
+	"github.com/mdlayher/":                 "lib/netcfg",
 	"github.com/ipfs/":                     "lib/store",
 	"github.com/charmbracelet/":            "cmd/top-tui",
 	"charm.land/":                          "cmd/top-tui",
