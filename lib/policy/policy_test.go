@@ -117,8 +117,8 @@ func TestPO1_SpecialAddressesAreRefusedInEachForm(t *testing.T) {
 	if !p.Loopback() || parse(t, "class full").Loopback() {
 		t.Error("loopback is not shown")
 	}
-	for _, a := range []string{"127.0.0.1:80", "[::1]:80", "[::ffff:127.0.0.1]:80"} {
-		served(t, p, TCP, a)
+	for _, a := range []string{"127.0.0.1", "::1", "::ffff:127.0.0.1"} {
+		served(t, p, TCP, netip.AddrPortFrom(netip.MustParseAddr(a), 80).String())
 	}
 	for a, rule := range attacks {
 		if rule != "loopback" {

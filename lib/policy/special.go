@@ -49,24 +49,23 @@ const (
 	isLoopback = "loopback"
 )
 
-// nat64 is the prefix under which a network may reach IPv4 (RFC 6052): what is
-// special there is special here.
-var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+// nat64 begins the addresses under which a network may reach IPv4, 64:ff9b::/96
+// (RFC 6052): what is special there is special here.
+var nat64 = [12]byte{0, 0x64, 0xff, 0x9b}
 
 // throughNAT64 is an IPv4 prefix seen through NAT64.
 func throughNAT64(p netip.Prefix) netip.Prefix {
-	a, v4 := nat64.Addr().As16(), p.Addr().As4()
-	copy(a[12:], v4[:])
-	return netip.PrefixFrom(netip.AddrFrom16(a), 96+p.Bits())
+	v4 := p.Addr().As4()
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte(slices.Concat(nat64[:], v4[:]))), 96+p.Bits())
 }
 
 // behind is the IPv4 address that an address leads to through NAT64, or the
 // address itself.
 func behind(a netip.Addr) netip.Addr {
-	if !nat64.Contains(a) {
+	b := a.As16()
+	if a.Is4() || [12]byte(b[:12]) != nat64 {
 		return a
 	}
-	b := a.As16()
 	return netip.AddrFrom4([4]byte(b[12:]))
 }
 
