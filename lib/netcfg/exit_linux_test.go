@@ -220,6 +220,7 @@ func (w *exitWorld) outcome(f flow) string {
 
 func TestNC5_ClientsReachTheOutsideAlone(t *testing.T) {
 	w := newExit(t, "class full\nrefuse 198.51.100.66\n")
+	w.e.Inner = append(w.e.Inner, netip.MustParsePrefix("198.51.100.160/28")) // clients with public addresses
 	w.serve()
 	icmp := func(to string) flow {
 		a := netip.MustParseAddr(to)
@@ -239,6 +240,7 @@ func TestNC5_ClientsReachTheOutsideAlone(t *testing.T) {
 		tcp("10.66.0.1", 22): "refused", udp("fd66::1", 54): "refused",
 		// Other clients.
 		udp("10.66.0.3", 80): "refused", tcp("10.66.0.3", 80): "refused", udp("fd66::3", 80): "refused", icmp("fd66::3"): "refused",
+		udp("198.51.100.163", 80): "refused", icmp("198.51.100.163"): "refused",
 		// What is special.
 		udp("10.1.1.1", 80): "refused", udp("172.16.0.1", 80): "refused", udp("192.168.77.1", 80): "refused", udp("100.64.1.1", 80): "refused",
 		udp("169.254.169.254", 80): "refused", tcp("169.254.169.254", 80): "refused", udp("198.18.0.1", 80): "refused",

@@ -291,6 +291,58 @@ func TestNC1_AGuestOfTheHostDoesNotLeakEither(t *testing.T) {
 	}
 }
 
+func TestNC1_WhatOthersRedirectDoesNotLeak(t *testing.T) {
+	w := newWorld(t)
+	w.client.openTUN(tunName)
+	// Somebody else's table sends a service on this host elsewhere, as container
+	// engines do.
+	w.client.in(func() error {
+		b, err := open("engine")
+		if err != nil {
+			return err
+		}
+		b.renew()
+		c := b.base("nat", hook{nftables.ChainTypeNAT, nftables.ChainHookOutput, *nftables.ChainPriorityNATDest, false})
+		b.rule(c, "", dst.is(netip.MustParseAddr("192.168.7.2")), toward(netip.MustParseAddr(publicHost)))
+		return b.commit()
+	})
+	send := func() error { return udp(at("192.168.7.2", 7790), nil) }
+	w.client.in(send)
+	w.cable.wait(0, "redirected packet", toward4(at(publicHost, 7790)))
+	w.up(tunnel())
+	for _, when := range []string{"up", "without routes"} {
+		from := w.flush(endpoint)
+		w.client.in(func() error { _ = send(); return nil })
+		if found := w.cable.leaks(from, w.flush(endpoint), outer(endpoint)); len(found) > 0 {
+			t.Errorf("%s: %q", when, found)
+		}
+		w.client.in(func() error { _, err := removeRules(tunName); return err })
+	}
+}
+
+func TestNC1_NobodyOutsideReachesAnInnerAddress(t *testing.T) {
+	w := newWorld(t)
+	tun := w.client.openTUN(tunName)
+	w.up(tunnel())
+	w.router.route("lan0", "10.66.0.2/32", "192.168.7.2")
+	var c *net.UDPConn
+	w.client.in(func() (err error) {
+		c, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP("10.66.0.2")})
+		return err
+	})
+	defer c.Close()
+	inner := c.LocalAddr().(*net.UDPAddr).AddrPort()
+	w.router.in(func() error { return udp(inner.String(), nil) })
+	if _, err := tun.Write(build(unix.IPPROTO_UDP, netip.MustParseAddrPort(at("10.66.0.1", 9)), inner, []byte("inside"))); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	b := make([]byte, 100)
+	if n, from, err := c.ReadFromUDPAddrPort(b); err != nil || string(b[:n]) != "inside" {
+		t.Errorf("%q from %s, %v", b[:n], from, err)
+	}
+}
+
 func TestNC1_OuterSocketsWorkUnderAStrictReversePathFilter(t *testing.T) {
 	w := newWorld(t)
 	w.client.openTUN(tunName)
