@@ -20,6 +20,7 @@ var floors = map[string]string{
 	"keys": "top wire", "home": "top keys", "sock": "top home",
 	"tool": "top pipe", "api": "top wire pipe sock keys", "mesh": "top keys",
 	"session": "top wire keys", "delivery": "top keys session", "audit": "top wire keys", "capacity": "top wire keys", "envelope": "top wire keys", "cross": "top wire keys",
+	"netstack": "top", "socks": "top",
 	"receipt": "top wire keys session",
 	"billing": "top receipt session",
 	"quality": "top receipt capacity",
