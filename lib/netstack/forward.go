@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
@@ -94,6 +95,7 @@ type flow struct {
 	end  context.CancelFunc
 	last atomic.Int64 // when something passed: time since the stack began
 	up   chan []byte  // of UDP: from the client
+	mine bool         // of TCP: has its goroutine; guarded by the table
 }
 
 // newFlows fills in the limits.
@@ -192,6 +194,18 @@ func (t *flows) removeLocked(fl *flow) {
 	}
 }
 
+// claim gives a TCP flow that has no goroutine yet to the one that asks.
+func (t *flows) claim(f Flow) *flow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fl := t.all[f]
+	if fl == nil || fl.mine {
+		return nil
+	}
+	fl.mine = true
+	return fl
+}
+
 func (t *flows) shut() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -223,23 +237,34 @@ func (s *Stack) expire() {
 	}
 }
 
-// tcpHandler takes the SYNs that no socket of the stack takes.
+// tcpHandler takes the SYNs that no socket of the stack takes, once there is room for
+// their flows: a flood of others costs no goroutine.
 func (s *Stack) tcpHandler() func(stack.TransportEndpointID, *stack.PacketBuffer) bool {
-	// The table is the limit (N4): what is beyond it waits in no queue of gVisor's.
-	f := tcp.NewForwarder(s.stack, firstBuffer, s.flows.cfg.MaxFlows, s.accept)
+	f := tcp.NewForwarder(s.stack, firstBuffer, s.flows.cfg.MaxFlows+1, s.accept)
 	return func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-		own, _ := netip.AddrFromSlice(id.LocalAddress.AsSlice())
-		return !s.isOwn(own) && f.HandlePacket(id, pkt)
+		fl := Flow{TCP, addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort)}
+		flags := header.TCP(pkt.TransportHeader().Slice()).Flags()
+		if s.isOwn(fl.Dst.Addr()) || flags&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
+			return false
+		}
+		entry, made := s.get(fl)
+		if entry == nil {
+			return false
+		}
+		took := f.HandlePacket(id, pkt)
+		if made && !took {
+			s.done(entry)
+		}
+		return took
 	}
 }
 
 // accept connects one TCP flow, in a goroutine of its own.
 func (s *Stack) accept(r *tcp.ForwarderRequest) {
 	id := r.ID()
-	f := Flow{TCP, addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort)}
-	fl, made := s.get(f)
-	if !made {
-		// An entry that stands is a connection whose client began anew; it ends by the RST.
+	fl := s.flows.claim(Flow{TCP, addrPort(id.RemoteAddress, id.RemotePort), addrPort(id.LocalAddress, id.LocalPort)})
+	if fl == nil {
+		// Its ports are those of a connection that is not quite gone.
 		r.Complete(true)
 		return
 	}
@@ -281,7 +306,7 @@ func (s *Stack) dialHost(fl *flow) (net.Conn, error) {
 // relay carries both ways until both have ended, one was reset, or the flow is ended.
 func (s *Stack) relay(fl *flow, inner *Conn, host net.Conn) {
 	defer inner.Close()
-	stop := context.AfterFunc(fl.ctx, func() {
+	stop := atEnd(fl.ctx, func() {
 		inner.Reset()
 		reset(host)
 	})
@@ -312,4 +337,19 @@ func reset(c net.Conn) {
 		l.SetLinger(0)
 	}
 	c.Close()
+}
+
+// atEnd runs f when ctx ends, unless stop was called before; stop waits for an f that
+// has begun.
+func atEnd(ctx context.Context, f func()) (stop func()) {
+	done := make(chan struct{})
+	keep := context.AfterFunc(ctx, func() {
+		defer close(done)
+		f()
+	})
+	return func() {
+		if !keep() {
+			<-done
+		}
+	}
 }

@@ -225,7 +225,7 @@ func TestN1_NothingLargerThanTheMTULeaves(t *testing.T) {
 			t.Errorf("malformed packet of %d bytes", len(b))
 		}
 	}
-	client, _ := join(t, &Forward{TCP: toHost("tcp", addr), UDP: toHost("udp", udp)}, see)
+	client, exit := join(t, &Forward{TCP: toHost("tcp", addr), UDP: toHost("udp", udp)}, see)
 	for _, to := range []string{far, far6} {
 		c := dial(t, client, "tcp", to).(*Conn)
 		go func() {
@@ -234,7 +234,7 @@ func TestN1_NothingLargerThanTheMTULeaves(t *testing.T) {
 		}()
 		got, err := io.ReadAll(c)
 		if err != nil || !bytes.Equal(got, page) {
-			t.Fatalf("%s: %d bytes back, want %d of the same: %v", to, len(got), len(page), err)
+			t.Fatalf("%s: %d bytes back, want %d of the same: %v\n%s\n%s", to, len(got), len(page), err, dump(client), dump(exit))
 		}
 		u := dial(t, client, "udp", to)
 		// The first that is larger than the flow's buffer is lost.
@@ -468,10 +468,13 @@ func TestN3_EachWayEndsByItself(t *testing.T) {
 }
 
 func TestN3_AResetIsAReset(t *testing.T) {
-	ended := make(chan error, 1)
+	got, ended := make(chan struct{}, 2), make(chan error, 1)
 	addr := serve(t, func(c *net.TCPConn) {
 		b := make([]byte, 1)
-		c.Read(b)
+		if _, err := c.Read(b); err != nil {
+			t.Error(err)
+		}
+		got <- struct{}{}
 		if b[0] == 'r' { // reset by the host
 			c.SetLinger(0)
 			c.Close()
@@ -480,7 +483,7 @@ func TestN3_AResetIsAReset(t *testing.T) {
 		_, err := c.Read(b)
 		ended <- err
 	})
-	client, exit := join(t, &Forward{TCP: toHost("tcp", addr)}, nil)
+	client, _ := join(t, &Forward{TCP: toHost("tcp", addr)}, nil)
 	c := dial(t, client, "tcp", far).(*Conn)
 	c.Write([]byte("r"))
 	if _, err := c.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
@@ -488,7 +491,8 @@ func TestN3_AResetIsAReset(t *testing.T) {
 	}
 	c = dial(t, client, "tcp", far).(*Conn)
 	c.Write([]byte("x"))
-	eventually(t, "flow", func() bool { return exit.Stats().Flows > 0 })
+	<-got
+	<-got
 	c.Reset()
 	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("reset by the client: %v", err)
@@ -530,14 +534,16 @@ func TestN4_AFloodOfSYNsIsBounded(t *testing.T) {
 		defer now.Add(-1)
 		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 		}
-		<-let
+		select {
+		case <-let:
+		case <-ctx.Done():
+		}
 		return nil, top.ErrDenied
 	}}})
 	for _, src := range []string{client, "10.7.0.3"} {
 		for port := range uint16(1000) {
 			w.say(mk(protoTCP, src, host, tcpSegment(1000+port, 80, 1, 0, uint8(header.TCPFlagSyn), nil)))
 		}
-		eventually(t, "full", func() bool { return now.Load() >= 8 })
 	}
 	eventually(t, "both", func() bool { return now.Load() == 12 })
 	if n := w.Stats().Flows; n != 12 || most.Load() != 12 {
@@ -691,7 +697,7 @@ func TestN7_WhoSendsFasterThanTheTunnelWaits(t *testing.T) {
 	wrote := make(chan struct{})
 	go func() {
 		defer close(wrote)
-		for range 1024 {
+		for range 128 {
 			if _, err := c.Write(block); err != nil {
 				t.Error(err)
 			}
@@ -700,7 +706,7 @@ func TestN7_WhoSendsFasterThanTheTunnelWaits(t *testing.T) {
 	back := make(chan struct{})
 	go func() {
 		defer close(back)
-		if n, err := io.CopyN(io.Discard, c, 1024*int64(len(block))); err != nil {
+		if n, err := io.CopyN(io.Discard, c, 128*int64(len(block))); err != nil {
 			t.Error(n, err)
 		}
 	}()

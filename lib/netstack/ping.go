@@ -34,7 +34,7 @@ func Ping(ctx context.Context, to netip.Addr, payload []byte) error {
 		return fmt.Errorf("ping %s: %w: %w", to, err, top.ErrFailed)
 	}
 	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })()
+	defer atEnd(ctx, func() { c.Close() })()
 	// The kernel puts in an identifier of its own, and the checksum.
 	const number = 1
 	ask := append([]byte{kind, 0, 0, 0, 0, 0, 0, number}, payload...)

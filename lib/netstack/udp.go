@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"context"
 	"errors"
 	"syscall"
 
@@ -54,7 +53,7 @@ func (s *Stack) carry(fl *flow) {
 		s.refuse(fl)
 		return
 	}
-	stop := context.AfterFunc(fl.ctx, func() { host.Close() })
+	stop := atEnd(fl.ctx, func() { host.Close() })
 	defer stop()
 	defer host.Close()
 	down := make(chan struct{})
