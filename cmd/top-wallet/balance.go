@@ -88,9 +88,10 @@ func historyVerb() tool.Verb {
 			chainSockFlag(),
 			{Name: "since", Kind: tool.Int, Help: "begin after this entry"},
 			{Name: "limit", Kind: tool.Int, Help: "at most so many; 0 is all"},
+			{Name: "payers", Kind: tool.Bool, Help: "then what moved the money of each payer key of this wallet"},
 		},
 		Records:  []string{"entry"},
-		Examples: []string{"top-wallet history", "top-wallet history --since 10 --json"},
+		Examples: []string{"top-wallet history", "top-wallet history --since 10 --json", "top-wallet history --payers"},
 		Run: func(ctx context.Context, c *tool.Call) error {
 			a, err := ownOr(c, c.Arg(0))
 			if err != nil {
@@ -103,9 +104,32 @@ func historyVerb() tool.Verb {
 			if err != nil {
 				return err
 			}
-			return chain.History(ctx, a, top.Count(c.Int("since")), c.Int("limit"), func(e api.Entry) error {
+			err = chain.History(ctx, a, top.Count(c.Int("since")), c.Int("limit"), func(e api.Entry) error {
 				return c.Emit(e, "%s", e.Text())
 			})
+			if err != nil || !c.Bool("payers") {
+				return err
+			}
+			return payerHistory(ctx, c, chain)
 		},
 	}
+}
+
+// payerHistory is the history of each payer key, in the order in which they were
+// drawn.
+func payerHistory(ctx context.Context, c *tool.Call, chain *api.Chain) error {
+	_, payers, err := payersHere(c)
+	if err != nil {
+		return err
+	}
+	for _, p := range payers {
+		err := chain.History(ctx, p.Address, 0, 0, func(e api.Entry) error {
+			e.PayerID = p.ID
+			return c.Emit(e, "%s  payer key %s", e.Text(), p.ID)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -84,7 +84,14 @@ func viewpoint(c *tool.Call) (v billing.Viewpoint, err error) {
 	if errors.Is(err, top.ErrNotFound) && c.Set("from") {
 		return v, nil
 	}
+	if err != nil {
+		return v, err
+	}
 	v.Accounts, v.Nodes = []top.Address{me.Address}, []top.NodeID{me.Node}
+	_, payers, err := payersHere(c)
+	for _, p := range payers {
+		v.Accounts = append(v.Accounts, p.Address)
+	}
 	return v, err
 }
 
@@ -192,6 +199,10 @@ func (b *receipts) print(ctx context.Context, c *tool.Call, v billing.Viewpoint)
 			c.Info("the chain was not asked: %v", err)
 		}
 	}
+	payers, _, err := payersHere(c)
+	if err != nil {
+		return err
+	}
 	for _, r := range b.bill.Rows() {
 		if s := c.String("service"); s != "" && r.Service != s {
 			continue
@@ -199,7 +210,7 @@ func (b *receipts) print(ctx context.Context, c *tool.Call, v billing.Viewpoint)
 		rec := api.BillRow{
 			Type: "bill-row", Kind: string(r.Kind), Side: string(v.Side(r)), Chain: r.Chain, Channel: r.Channel,
 			Payer: r.Payer, Node: r.Node, Session: r.Session, Service: r.Service, Unit: r.Unit,
-			Units: top.Count(r.Units), Price: r.Price, Amount: r.Amount, Unpaid: r.Unpaid,
+			Units: top.Count(r.Units), Price: r.Price, Amount: r.Amount, Unpaid: r.Unpaid, PayerID: payers[r.Payer].ID,
 		}
 		if err := c.Emit(rec, "%s", rowText(rec, v.Peer(r))); err != nil {
 			return err
@@ -207,7 +218,7 @@ func (b *receipts) print(ctx context.Context, c *tool.Call, v billing.Viewpoint)
 	}
 	for _, ch := range b.bill.Channels() {
 		side := v.Side(billing.Row{Payer: ch.Payer, Node: ch.Node})
-		rec := api.BillChannel{Type: "bill-channel", Chain: ch.Chain, Channel: ch.Channel, Side: string(side), Owed: ch.Amount}
+		rec := api.BillChannel{Type: "bill-channel", Chain: ch.Chain, Channel: ch.Channel, Side: string(side), Owed: ch.Amount, PayerID: payers[ch.Payer].ID}
 		text := fmt.Sprintf("channel %s  owed %s TOP", ch.Channel, ch.Amount)
 		if p, ok := paid[ch.Channel]; ok {
 			rec.Onchain = &p
@@ -221,8 +232,10 @@ func (b *receipts) print(ctx context.Context, c *tool.Call, v billing.Viewpoint)
 	if err != nil {
 		return err
 	}
-	return c.Emit(api.Bill{Type: "bill", Spent: t.Spent, Earned: t.Earned, Total: t.Amount, Receipts: b.good, Refused: b.refused},
-		"total %s TOP  spent %s  earned %s  (%d receipts, %d refused)", t.Amount, t.Spent, t.Earned, b.good, b.refused)
+	text := fmt.Sprintf("total %s TOP  spent %s  earned %s  (%d receipts, %d refused)", t.Amount, t.Spent, t.Earned, b.good, b.refused)
+	return c.Emit(api.Bill{
+		Type: "bill", Spent: t.Spent, Earned: t.Earned, Total: t.Amount, Receipts: b.good, Refused: b.refused,
+	}, "%s", text)
 }
 
 func rowText(r api.BillRow, peer string) string {
@@ -232,6 +245,9 @@ func rowText(r api.BillRow, peer string) string {
 	s := fmt.Sprintf("%-7s %-12s %s x %s at %s = %s TOP  session %s with %s", r.Side, r.Service, r.Units, r.Unit, r.Price, r.Amount, r.Session, peer)
 	if r.Unpaid > 0 {
 		s += fmt.Sprintf(" (%s more logged and not paid)", r.Unpaid)
+	}
+	if r.PayerID != "" {
+		s += ", by payer key " + r.PayerID
 	}
 	return s
 }
@@ -247,6 +263,11 @@ func (b *receipts) onchain(ctx context.Context, c *tool.Call, paid map[top.ID]to
 	if err != nil {
 		return err
 	}
+	payers, _, err := payersHere(c)
+	if err != nil {
+		return err
+	}
+	histories := []top.Address{me.Address} // where closed channels show
 	closed := map[top.ID]bool{}
 	for _, ch := range b.bill.Channels() {
 		r, err := chain.Channel(ctx, ch.Channel)
@@ -257,13 +278,28 @@ func (b *receipts) onchain(ctx context.Context, c *tool.Call, paid map[top.ID]to
 			b.bill.Limit(ch.Chain, ch.Channel, r.Cap)
 			paid[ch.Channel] = r.Paid
 		} else {
-			closed[ch.Channel] = ch.Payer == me.Address
+			_, ours := payers[ch.Payer]
+			closed[ch.Channel] = ours || ch.Payer == me.Address
+			if ours {
+				histories = append(histories, ch.Payer)
+			}
 		}
 	}
 	if len(closed) == 0 {
 		return nil
 	}
-	return chain.History(ctx, me.Address, 0, 0, func(e api.Entry) error {
+	for _, address := range histories {
+		if err := paidBefore(ctx, chain, address, closed, paid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// paidBefore adds up what closed channels paid, from the history of an account:
+// closed says of each whether we were its payer.
+func paidBefore(ctx context.Context, chain *api.Chain, address top.Address, closed map[top.ID]bool, paid map[top.ID]top.Amount) error {
+	return chain.History(ctx, address, 0, 0, func(e api.Entry) error {
 		if e.Channel == nil || !e.OK {
 			return nil
 		}

@@ -51,7 +51,7 @@ as a daemon's own request would be.`,
 
 func channelsVerb() tool.Verb {
 	return tool.Verb{
-		Name: "channels", Summary: "the open channels of this account, from the chain",
+		Name: "channels", Summary: "the open channels of this account and its payer keys, from the chain",
 		Flags: []tool.Flag{chainSockFlag()}, Records: []string{"channel"},
 		Examples: []string{"top-wallet channels", "top-wallet channels --json"},
 		Run: func(ctx context.Context, c *tool.Call) error {
@@ -63,7 +63,11 @@ func channelsVerb() tool.Verb {
 			if err != nil {
 				return err
 			}
-			return chain.Channels(ctx, id.Address, func(r api.Channel) error {
+			_, payers, err := payersHere(c)
+			if err != nil {
+				return err
+			}
+			emit := func(r api.Channel) error {
 				way, other := "pays", r.Provider
 				if r.Provider == id.Address {
 					way, other = "paid by", r.Payer
@@ -72,10 +76,37 @@ func channelsVerb() tool.Verb {
 				if r.Closing {
 					text += ", closing"
 				}
+				if r.PayerID != "" {
+					text += ", by payer key " + r.PayerID
+				}
 				return c.Emit(r, "%s", text)
-			})
+			}
+			if err := chain.Channels(ctx, id.Address, emit); err != nil {
+				return err
+			}
+			return payerChannels(ctx, chain, payers, emit)
 		},
 	}
+}
+
+// payerChannels calls emit with the channels of payer keys, marked with the key
+// that pays.
+func payerChannels(ctx context.Context, chain *api.Chain, payers []api.Payer, emit func(api.Channel) error) error {
+	for _, p := range payers {
+		if p.State == "swept" || p.Channel == nil {
+			continue
+		}
+		r, err := chain.Channel(ctx, *p.Channel)
+		if err != nil {
+			return err
+		}
+		if r.PayerID = p.ID; r.Exists {
+			if err := emit(r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func channelArg(c *tool.Call) (top.ID, error) { return top.ParseID(c.Arg(0)) }

@@ -132,6 +132,8 @@ type Channel struct {
 	Closing      bool        `json:"closing"`
 	At           Header      `json:"at"`
 	Proof        Bytes       `json:"proof"` // ledger.ChannelProof
+	// PayerID is set by top-wallet channels: the payer key of this wallet that pays.
+	PayerID string `json:"payer_id,omitempty"`
 }
 
 // An Offer is one service that a node sells.
@@ -207,6 +209,7 @@ type Entry struct {
 	Error   string       `json:"error,omitempty"`
 	Height  top.Height   `json:"height"`
 	Time    top.Time     `json:"time"`
+	PayerID string       `json:"payer_id,omitempty"` // set by top-wallet history --payers
 }
 
 // Text is the entry as a line for people.

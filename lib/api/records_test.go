@@ -353,6 +353,7 @@ func samples(t *testing.T) map[string]any {
 		home.Contact{Type: "contact", Name: "bob", Address: bob},
 		api.BatchRecord{Type: "pay", Address: bob, Amount: 1_250_000_000},
 		api.Payment{Type: "payment", ID: "invoice-17", Kind: "transfer", State: "dry-run", To: &bob, Amount: top.One, Fee: 1810, NewAccount: true, AccountFee: 100_000, Size: 181, Balance: before, After: 3_999_998_190},
+		api.Payer{Type: "payer", ID: "hop-1", Index: 7, Address: bob, State: "open", Chain: chain, Service: "vpn", Provider: alice, Node: node, Channel: &channel, Cap: 100_000_000, LastsMs: 3_600_000, Expiry: &later, Funded: 100_120_000},
 		rec,
 		api.Settled{Type: "settled", State: "paid", Channel: channel, Owed: 90_000, Paid: 90_000, Fee: 3950, Total: 90_000, Tx: &tx, Height: 42},
 		api.MessageSignature{Type: "signature", Address: alice, Digest: digest, Sig: proof},

@@ -143,6 +143,50 @@ type Budget struct {
 	Spent   top.Amount `json:"spent"`    // exposed in the last 24 hours
 }
 
+// A PayerWish asks the agent for a payer key: an account of its own, which pays
+// for one channel of one service, to a node or to whoever runs one.
+type PayerWish struct {
+	ID       string      `json:"id"` // the same id twice has the effect of one
+	Service  string      `json:"service"`
+	Node     top.NodeID  `json:"node,omitzero"`
+	Provider top.Address `json:"provider,omitzero"`
+	Cap      top.Amount  `json:"cap"`
+	LastsMs  top.Count   `json:"lasts_ms"`           // how long the channel is open
+	NoSweep  bool        `json:"no_sweep,omitempty"` // in the end, leave what is left with the key
+	WaitMs   top.Count   `json:"wait_ms,omitempty"`  // how long to wait until it is open; 0 is 30 s
+}
+
+// A PayerClose asks for the end of a payer key. Without Sweep it ends as it was
+// wished.
+type PayerClose struct {
+	Sweep  *bool     `json:"sweep,omitempty"`
+	WaitMs top.Count `json:"wait_ms,omitempty"`
+}
+
+// A Payer is a payer key and where it stands.
+type Payer struct {
+	Type     string      `json:"type"` // "payer"
+	ID       string      `json:"id"`
+	Index    uint32      `json:"index"` // of the key, among those of this wallet
+	Address  top.Address `json:"address"`
+	State    string      `json:"state"` // "new", "funded", "open", "closing", "closed", "swept" or "failed"
+	Chain    top.ChainID `json:"chain"`
+	Service  string      `json:"service,omitempty"`
+	Provider top.Address `json:"provider,omitzero"`
+	Node     top.NodeID  `json:"node,omitzero"`
+	Channel  *top.ID     `json:"channel,omitempty"`
+	Cap      top.Amount  `json:"cap"`
+	LastsMs  top.Count   `json:"lasts_ms,omitempty"`
+	Expiry   *top.Time   `json:"expiry,omitempty"` // of the channel
+	Funded   top.Amount  `json:"funded"`           // given to the key: cap, account fee and fees
+	Returned top.Amount  `json:"returned"`         // swept back to the account
+	Ending   bool        `json:"ending,omitempty"` // it signs nothing more
+	NoSweep  bool        `json:"no_sweep,omitempty"`
+	Found    bool        `json:"found,omitempty"` // on the chain, by the words alone
+	Message  string      `json:"message,omitempty"`
+	Repeated bool        `json:"repeated,omitempty"` // the id was used before
+}
+
 // A SignedEntry is one line of the signing record: each names the digest of the
 // one before and is signed by the account, so that none can be left out.
 type SignedEntry struct {
@@ -243,6 +287,34 @@ func (w *Wallet) SignVoucher(ctx context.Context, q SignRequest) (a SignAnswer, 
 // SignTicket asks for the payer's signature of a ticket.
 func (w *Wallet) SignTicket(ctx context.Context, q SignRequest) (a SignAnswer, err error) {
 	return a, w.c.Post(ctx, "/v1/tickets", q, &a)
+}
+
+// OpenPayer asks for a payer key with a channel of its own. When the answer's State
+// is not "open", it is still on its way, and the same id asks again.
+func (w *Wallet) OpenPayer(ctx context.Context, q PayerWish) (p Payer, err error) {
+	return p, w.c.Post(ctx, "/v1/payers", q, &p)
+}
+
+// Payers lists the payer keys, in the order in which they were drawn.
+func (w *Wallet) Payers(ctx context.Context, each func(Payer) error) error {
+	return stream(ctx, w.c, "/v1/payers", each)
+}
+
+// ClosePayer ends a payer key; the agent sees it through.
+func (w *Wallet) ClosePayer(ctx context.Context, id string, q PayerClose) (p Payer, err error) {
+	return p, w.c.Post(ctx, "/v1/payers/"+url.PathEscape(id)+"/close", q, &p)
+}
+
+// ScanPayers searches the chain for payer keys of the same words that are not in
+// this wallet's journal, ends them, and lists all.
+func (w *Wallet) ScanPayers(ctx context.Context, each func(Payer) error) error {
+	return w.c.Stream(ctx, "POST", "/v1/payers/scan", nil, func(raw json.RawMessage) error {
+		var p Payer
+		if err := json.Unmarshal(raw, &p); err != nil {
+			return fmt.Errorf("payer record: %v: %w", err, top.ErrInvalid)
+		}
+		return each(p)
+	})
 }
 
 // SignMessage asks for a signature of content, by its SHA-256.
@@ -355,7 +427,8 @@ type BillRow struct {
 	Units   top.Count     `json:"units"`
 	Price   top.Amount    `json:"price"`
 	Amount  top.Amount    `json:"amount"`
-	Unpaid  top.Amount    `json:"unpaid"` // logged by the node beyond what the channel pays
+	Unpaid  top.Amount    `json:"unpaid"`             // logged by the node beyond what the channel pays
+	PayerID string        `json:"payer_id,omitempty"` // of the payer key of this wallet that pays
 }
 
 // A BillChannel is what one channel comes to, beside what the chain has paid.
@@ -366,6 +439,7 @@ type BillChannel struct {
 	Side    string      `json:"side"`
 	Owed    top.Amount  `json:"owed"`              // what the receipts prove, at most the cap when it is known
 	Onchain *top.Amount `json:"onchain,omitempty"` // paid by the chain so far; absent offline
+	PayerID string      `json:"payer_id,omitempty"`
 }
 
 // A Bill is the total: the rows add up to it.

@@ -13,6 +13,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/home"
+	"top/lib/keys"
 	"top/lib/session"
 	"top/lib/top"
 	"top/lib/wire"
@@ -112,7 +113,7 @@ func (a *Agent) signVoucher(ctx context.Context, q api.SignRequest) (r api.SignA
 	if err := v.Decode(q.Body); err != nil {
 		return r, err
 	}
-	ch, err := a.payerChannel(ctx, v.Chain, v.Channel)
+	ch, key, err := a.payerChannel(ctx, v.Chain, v.Channel, q.Service)
 	if err != nil {
 		return r, err
 	}
@@ -153,7 +154,7 @@ func (a *Agent) signVoucher(ctx context.Context, q api.SignRequest) (r api.SignA
 			return r, err
 		}
 	}
-	if err := v.Sign(a.cfg.Key.Signer()); err != nil {
+	if err := v.Sign(key.Signer()); err != nil {
 		return r, err
 	}
 	return api.SignAnswer{Type: "signed-voucher", Body: v.Encode()}, nil
@@ -173,28 +174,29 @@ func (a *Agent) follows(v session.Voucher, last signedVoucher, before bool, serv
 	return nil
 }
 
-// payerChannel is a channel of the chain that this account pays for, proven.
-func (a *Agent) payerChannel(ctx context.Context, chain top.ChainID, id top.ID) (api.Channel, error) {
+// payerChannel is a channel of the chain that this account or one of its payer
+// keys pays for, proven, and the key that signs for it.
+func (a *Agent) payerChannel(ctx context.Context, chain top.ChainID, id top.ID, service string) (ch api.Channel, key keys.Private, err error) {
 	p, err := a.chainParams(ctx)
 	if err != nil {
-		return api.Channel{}, err
+		return ch, key, err
 	}
 	if chain != p.Chain {
-		return api.Channel{}, top.Errorf(top.Denied, "it is for chain %s, this wallet is on %s", chain, p.Chain)
+		return ch, key, top.Errorf(top.Denied, "it is for chain %s, this wallet is on %s", chain, p.Chain)
 	}
-	ch, err := a.cfg.Chain.Channel(ctx, id)
-	if err != nil {
-		return ch, err
+	if ch, err = a.cfg.Chain.Channel(ctx, id); err != nil {
+		return ch, key, err
 	}
 	switch {
 	case !ch.Exists:
-		return ch, top.Errorf(top.NotFound, "there is no channel %s: closed, or never opened", id)
-	case ch.Payer != a.address:
-		return ch, top.Errorf(top.Denied, "channel %s is paid by %s", id.Short(), ch.Payer)
+		return ch, key, top.Errorf(top.NotFound, "there is no channel %s: closed, or never opened", id)
 	case ch.Closing:
-		return ch, top.Errorf(top.Denied, "channel %s is closing", id.Short())
+		return ch, key, top.Errorf(top.Denied, "channel %s is closing", id.Short())
+	case ch.Payer == a.address:
+		return ch, a.cfg.Key, nil
 	}
-	return ch, nil
+	key, err = a.payerSigns(ch, service)
+	return ch, key, err
 }
 
 // signTicket signs a ticket as its payer. A ticket promises nothing that a
@@ -204,12 +206,12 @@ func (a *Agent) signTicket(ctx context.Context, q api.SignRequest) (r api.SignAn
 	if err := t.Decode(q.Body); err != nil {
 		return r, err
 	}
-	ch, err := a.payerChannel(ctx, t.Chain, t.Channel)
+	ch, key, err := a.payerChannel(ctx, t.Chain, t.Channel, q.Service)
 	if err != nil {
 		return r, err
 	}
 	switch {
-	case t.Payer != a.address:
+	case t.Payer != ch.Payer:
 		return r, top.Errorf(top.Denied, "the ticket is of payer %s", t.Payer)
 	case t.Node != q.Peer || ch.Node == nil || *ch.Node != t.Node:
 		return r, top.Errorf(top.Denied, "channel %s pays another node than %s", t.Channel.Short(), t.Node)
@@ -227,7 +229,7 @@ func (a *Agent) signTicket(ctx context.Context, q api.SignRequest) (r api.SignAn
 	if err != nil {
 		return r, err
 	}
-	if err := t.SignPayer(a.cfg.Key.Signer()); err != nil {
+	if err := t.SignPayer(key.Signer()); err != nil {
 		return r, err
 	}
 	return api.SignAnswer{Type: "signed-ticket", Body: t.Encode()}, nil
@@ -250,6 +252,7 @@ func (a *Agent) openCap(ctx context.Context, service string, limit top.Amount) e
 	if err != nil {
 		return err
 	}
+	open += a.book.held(service)
 	if most := cmp.Or(q.OpenCap, q.PerDay); open > most {
 		return top.Errorf(top.Denied, "the channels open would hold %s TOP, the limit of %s is %s (allow it: top-wallet budget set --service %[2]s --per-day %s --open-cap %[1]s)", open, service, most, q.PerDay)
 	}

@@ -29,6 +29,7 @@ type fakeChain struct {
 	s      *ledger.State
 	txs    map[top.ID]api.Tx
 	tried  map[top.ID]int         // submits
+	stale  bool                   // shows channels as of the first block
 	drop   bool                   // takes transactions and loses them
 	refuse error                  // of every submit
 	seen   func(raw []byte) error // called before a submit is taken
@@ -113,10 +114,13 @@ func (f *fakeChain) routes() []sock.Route {
 			if err != nil {
 				return err
 			}
+			if f.stale {
+				return c.JSON(api.Channel{Type: "channel", Channel: id, At: api.Header{Height: 1}})
+			}
 			return c.JSON(f.channel(id))
 		}),
 		get("/v1/nodes/{id}", func(c *sock.Call) error {
-			return c.JSON(api.Node{Exists: true, Offers: []api.Offer{{Service: "relay", Unit: "message", Price: top.One / 1000, Window: 64}}})
+			return c.JSON(api.Node{Exists: c.Arg("id") == top.NodeID(nodeKey.Public()).String(), Owner: providerKey.Public(), Offers: []api.Offer{{Service: "relay", Unit: "message", Price: top.One / 1000, Window: 64}}})
 		}),
 		get("/v1/txs/{id}", func(c *sock.Call) error {
 			id, err := top.ParseID(c.Arg("id"))

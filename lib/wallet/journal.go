@@ -15,9 +15,10 @@ import (
 // A line is one entry of the journal. A transaction is in it before it leaves
 // (W2).
 type line struct {
-	Op     string       `json:"op"` // "signed", "ended" or "batch"
+	Op     string       `json:"op"` // "signed", "ended", "batch", "payer" or "scanned"
 	ID     string       `json:"id"` // of the wish
 	Part   int          `json:"part,omitempty"`
+	From   top.Address  `json:"from,omitzero"`    // signed: the payer key that signs, when it is not the account
 	Spend  *api.Spend   `json:"spend,omitempty"`  // signed: what was wished, of a payment
 	Tx     top.ID       `json:"tx,omitzero"`      // signed, ended
 	Nonce  top.Count    `json:"nonce,omitempty"`  // signed
@@ -26,11 +27,13 @@ type line struct {
 	Kept   bool         `json:"kept,omitempty"`   // signed: given to the caller, not submitted
 	Ended  *api.Payment `json:"ended,omitempty"`  // ended
 	Batch  *api.Batch   `json:"batch,omitempty"`  // batch
+	Payer  *api.Payer   `json:"payer,omitempty"`  // payer: as it is from now on
 	At     top.Time     `json:"at"`
 }
 
 // An attempt is one signed transaction.
 type attempt struct {
+	from   top.Address
 	tx     top.ID
 	nonce  uint64
 	expiry uint64 // unix seconds
@@ -41,6 +44,7 @@ type attempt struct {
 // A payment is a wish for one transaction: the wish, the transaction that
 // carries it, and what became of it.
 type payment struct {
+	from    top.Address // whose balance
 	spend   api.Spend
 	try     *attempt
 	older   *attempt     // refused before, and not provably dead
@@ -74,12 +78,19 @@ func (a *Agent) replay() error {
 		defer a.mu.Unlock()
 		switch l.Op {
 		case "signed":
-			try := &attempt{l.Tx, uint64(l.Nonce), uint64(l.Expiry), l.Raw, l.Kept}
-			a.high = max(a.high, try.nonce)
+			if l.From.IsZero() {
+				l.From = a.address
+			}
+			from, ok := a.purses[l.From]
+			if !ok {
+				return top.Errorf(top.Invalid, "journal: line %d is signed by %s, whose key is not in it", n, l.From)
+			}
+			try := &attempt{l.From, l.Tx, uint64(l.Nonce), uint64(l.Expiry), l.Raw, l.Kept}
+			from.high = max(from.high, try.nonce)
 			if b, ok := a.batches[l.ID]; ok && l.Part > 0 {
 				b.part(l.Part).try = try
 			} else if l.Spend != nil {
-				a.payments[l.ID] = &payment{spend: *l.Spend, try: try}
+				a.payments[l.ID] = &payment{from: l.From, spend: *l.Spend, try: try}
 			}
 		case "ended":
 			if b, ok := a.batches[l.ID]; ok && l.Part > 0 {
@@ -92,6 +103,12 @@ func (a *Agent) replay() error {
 				a.batches[l.ID] = newBatch(*l.Batch)
 				a.order = append(a.order, l.ID)
 			}
+		case "payer":
+			if l.Payer != nil {
+				return a.enterLocked(*l.Payer)
+			}
+		case "scanned":
+			a.book.scanned = true
 		}
 		return nil
 	})
@@ -119,7 +136,7 @@ func (a *Agent) carry(ctx context.Context, try *attempt) (api.Tx, error) {
 		if errors.Is(refused, top.ErrInvalid) {
 			return t, refused
 		}
-		b, err := a.account(ctx, a.address)
+		b, err := a.account(ctx, try.from)
 		if err != nil {
 			return t, err
 		}
@@ -163,7 +180,7 @@ func transient(ctx context.Context, err error) bool {
 }
 
 // finish sees every payment through that nobody waits for: those of an earlier
-// run, and those whose caller left.
+// run, and those whose caller left; and it tends the payer keys.
 func (a *Agent) finish(ctx context.Context) error {
 	tick := time.NewTicker(askPause)
 	defer tick.Stop()
@@ -173,6 +190,7 @@ func (a *Agent) finish(ctx context.Context) error {
 				a.cfg.Log.Debug("payment is still on its way", "id", id, "err", err)
 			}
 		}
+		a.tend(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -277,6 +295,9 @@ func (a *Agent) result(id string, q api.Spend, try *attempt) ending {
 	if !q.Channel.IsZero() {
 		p.Channel = &q.Channel
 	}
+	if try != nil && q.Kind == "sweep" {
+		p.Amount = swept(try.raw)
+	}
 	if try != nil {
 		tx, expiry := try.tx, top.UnixMilli(int64(try.expiry)*1000)
 		p.Tx, p.Expiry, p.Size = &tx, &expiry, len(try.raw)
@@ -292,9 +313,12 @@ func (a *Agent) sign(body ledger.Body, from Balance, void time.Duration, nonce u
 	if nonce == 0 {
 		nonce = a.nextNonce(from)
 	}
-	try := &attempt{nonce: nonce, expiry: uint64(from.At.Time.Add(void).Unix()) + 1}
+	a.mu.Lock()
+	key := a.purseLocked(from.Key).key
+	a.mu.Unlock()
+	try := &attempt{from: key.Public(), nonce: nonce, expiry: uint64(from.At.Time.Add(void).Unix()) + 1}
 	tx := &ledger.Tx{Chain: p.Chain, From: from.Index, Nonce: try.nonce, Expiry: try.expiry, Body: body}
-	if err := tx.Sign(a.cfg.Key.Signer()); err != nil {
+	if err := tx.Sign(key.Signer()); err != nil {
 		return nil, err
 	}
 	try.raw = tx.Encode()
@@ -302,6 +326,9 @@ func (a *Agent) sign(body ledger.Body, from Balance, void time.Duration, nonce u
 	err := a.record.add(api.SignedEntry{Time: top.TimeOf(a.cfg.Now()), What: "transaction", Digest: try.tx})
 	if err != nil {
 		return nil, err
+	}
+	if try.from != a.address {
+		l.From = try.from
 	}
 	l.Op, l.Tx, l.Nonce, l.Expiry, l.Raw = "signed", try.tx, top.Count(try.nonce), top.Count(try.expiry), try.raw
 	return try, a.write(l)

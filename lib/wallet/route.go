@@ -30,6 +30,10 @@ func (a *Agent) routes() []sock.Route {
 		{Method: "POST", Path: "/v1/messages", Access: w, Handle: a.postMessage},
 		{Method: "POST", Path: "/v1/certificates", Access: w, Handle: a.postCertificate},
 		{Method: "POST", Path: "/v1/mailboxes", Access: w, Handle: a.postMailbox},
+		{Method: "GET", Path: "/v1/payers", Access: w, Handle: a.getPayers},
+		{Method: "POST", Path: "/v1/payers", Access: w, Handle: a.postPayer},
+		{Method: "POST", Path: "/v1/payers/scan", Access: w, Handle: a.scanPayers},
+		{Method: "POST", Path: "/v1/payers/{id}/close", Access: w, Handle: a.closePayer},
 		{Method: "GET", Path: "/v1/signed", Access: w, Handle: a.getSigned},
 	}
 }

@@ -48,11 +48,16 @@ func (a *Agent) Spend(ctx context.Context, q api.Spend) (api.Payment, error) {
 		return api.Payment{}, err
 	}
 	if q.DryRun {
-		_, r, err := a.plan(ctx, q)
+		_, r, err := a.plan(ctx, a.address, q)
 		r.State = "dry-run"
 		return r.Payment, err
 	}
-	p, fresh, err := a.claim(q)
+	return a.spend(ctx, a.address, q)
+}
+
+// spend is Spend from the account or from a payer key.
+func (a *Agent) spend(ctx context.Context, from top.Address, q api.Spend) (api.Payment, error) {
+	p, fresh, err := a.claim(from, q)
 	if err != nil {
 		return api.Payment{}, err
 	}
@@ -70,7 +75,7 @@ func (a *Agent) Spend(ctx context.Context, q api.Spend) (api.Payment, error) {
 // claim finds the payment of an id, or makes it, and makes the caller the one
 // who carries it. A payment that failed without moving anything may be wished
 // again.
-func (a *Agent) claim(q api.Spend) (p *payment, fresh bool, err error) {
+func (a *Agent) claim(from top.Address, q api.Spend) (p *payment, fresh bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if _, ok := a.batches[q.ID]; ok {
@@ -78,7 +83,7 @@ func (a *Agent) claim(q api.Spend) (p *payment, fresh bool, err error) {
 	}
 	p, ok := a.payments[q.ID]
 	if !ok {
-		p = &payment{spend: q, handled: true}
+		p = &payment{from: from, spend: q, handled: true}
 		a.payments[q.ID] = p
 		return p, true, nil
 	}
@@ -148,7 +153,7 @@ func (a *Agent) begin(ctx context.Context, q api.Spend, p *payment) (api.Payment
 	case <-ctx.Done():
 		return drop(ctx.Err())
 	}
-	plan, r, err := a.plan(ctx, q)
+	plan, r, err := a.plan(ctx, p.from, q)
 	if err != nil {
 		return drop(err)
 	}
@@ -217,24 +222,24 @@ type planned struct {
 
 // plan works out what a wish comes to: its body, its fee, and what is left. It
 // refuses what the balance does not allow.
-func (a *Agent) plan(ctx context.Context, q api.Spend) (planned, ending, error) {
+func (a *Agent) plan(ctx context.Context, by top.Address, q api.Spend) (planned, ending, error) {
 	r := a.result(q.ID, q, nil)
 	params, err := a.chainParams(ctx)
 	if err != nil {
 		return planned{}, r, err
 	}
-	from, err := a.account(ctx, a.address)
+	from, err := a.account(ctx, by)
 	if err != nil {
 		return planned{}, r, err
 	}
 	if !from.Exists {
-		return planned{}, r, top.Errorf(top.Denied, "the account has no money yet (have somebody pay %s)", a.address)
+		return planned{}, r, top.Errorf(top.Denied, "the account has no money yet (have somebody pay %s)", by)
 	}
 	body, err := a.body(ctx, q, from, params, &r)
 	if err != nil {
 		return planned{}, r, err
 	}
-	tx := ledger.Tx{Chain: params.Chain, From: from.Index, Nonce: max(a.highest(), from.Nonce) + 1, Expiry: uint64(from.At.Time.Add(voidAfter).Unix()), Body: body}
+	tx := ledger.Tx{Chain: params.Chain, From: from.Index, Nonce: a.likelyNonce(from), Expiry: uint64(from.At.Time.Add(voidAfter).Unix()), Body: body}
 	r.Size = len(tx.Encode())
 	r.Fee = params.FeePerByte * top.Amount(r.Size)
 	if ledger.AllowanceAt(params, from.Account, uint64(from.At.Time.UnixMilli())) >= uint64(r.Size) {
@@ -250,10 +255,11 @@ func (a *Agent) plan(ctx context.Context, q api.Spend) (planned, ending, error) 
 	return planned{body, from}, r, nil
 }
 
-func (a *Agent) highest() uint64 {
+// likelyNonce is what nextNonce would give out.
+func (a *Agent) likelyNonce(b Balance) uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.high
+	return max(a.purseLocked(b.Key).high, b.Nonce) + 1
 }
 
 // outgo is what a wish takes out of the balance, besides its fee.
@@ -290,7 +296,9 @@ func (a *Agent) body(ctx context.Context, q api.Spend, from Balance, params ledg
 	case "mailbox":
 		return &ledger.Mailbox{Digest: q.Mailbox, Seq: uint64(q.MailboxSeq)}, nil
 	case "close", "reclaim":
-		return a.endBody(ctx, q)
+		return a.endBody(ctx, q, from.Key)
+	case "sweep":
+		return a.sweepBody(ctx, q, from, params, r)
 	}
 	return stakeBody(q, params)
 }
@@ -398,7 +406,7 @@ func (a *Agent) openBody(ctx context.Context, q api.Spend, from Balance, params 
 }
 
 // endBody is a payer's close or reclaim, refused early when it cannot work.
-func (a *Agent) endBody(ctx context.Context, q api.Spend) (ledger.Body, error) {
+func (a *Agent) endBody(ctx context.Context, q api.Spend, payer top.Address) (ledger.Body, error) {
 	ch, err := a.cfg.Chain.Channel(ctx, q.Channel)
 	if err != nil {
 		return nil, err
@@ -406,7 +414,10 @@ func (a *Agent) endBody(ctx context.Context, q api.Spend) (ledger.Body, error) {
 	switch {
 	case !ch.Exists:
 		return nil, top.Errorf(top.NotFound, "there is no channel %s: closed, or never opened", q.Channel)
-	case ch.Payer != a.address:
+	case ch.Payer != payer:
+		if p, ok := a.book.payer(ch.Payer); ok {
+			return nil, top.Errorf(top.Denied, "channel %s is paid by payer key %s (top-wallet payer close %[2]s)", q.Channel.Short(), p.record().ID)
+		}
 		return nil, top.Errorf(top.Denied, "channel %s is paid by %s", q.Channel.Short(), ch.Payer)
 	}
 	if q.Kind == "reclaim" {

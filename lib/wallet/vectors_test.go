@@ -32,13 +32,14 @@ func TestVectors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	payer := PayerKey(key, top.ChainID{1, 2, 3, 4, 5, 6, 7, 8}, 7).Public()
 	page, err := os.ReadFile("../../docs/wire.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, block, _ := strings.Cut(string(page), "```vectors lib/wallet\n")
 	block, _, _ = strings.Cut(block, "```")
-	want := fmt.Sprintf("signed-entry-sig %s signed-entry-digest %s message-sig %s", hex.EncodeToString(e.Sig), EntryDigest(e), hex.EncodeToString(m.Sig))
+	want := fmt.Sprintf("signed-entry-sig %s signed-entry-digest %s payer-key %s message-sig %s", hex.EncodeToString(e.Sig), EntryDigest(e), hex.EncodeToString(payer[:]), hex.EncodeToString(m.Sig))
 	if strings.Join(strings.Fields(block), " ") != want {
 		t.Errorf("the page has\n %s, the code makes\n %s", block, want)
 	}

@@ -11,6 +11,10 @@
 //	W5  a balance is shown only as a header's root proves it
 //	W6  a voucher's number never goes back, and none is signed twice with different
 //	    content
+//	W7  a payer key is of an index that was on disk before and is never drawn again;
+//	    it pays one channel, and signs nothing once that is to end
+//	W8  what a payer key was given is in its channel, with its provider as promised,
+//	    or on its way back, over kill -9 and over the loss of the disk
 //
 // It trusts the chain daemon of its own home for what headers are final, and
 // nobody else for anything.
@@ -61,8 +65,10 @@ type Agent struct {
 	start   time.Time
 	alive   context.Context // until Run ends; what outlives a call uses it
 
+	book *book
+
 	mu       sync.Mutex
-	high     uint64 // the highest nonce given out
+	purses   map[top.Address]*purse // the account and its payer keys
 	payments map[string]*payment
 	batches  map[string]*batch
 	order    []string // of batches
@@ -80,8 +86,9 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, address: cfg.Key.Public(), slots: make(chan struct{}, maxInFlight), start: cfg.Now(),
-		payments: map[string]*payment{}, batches: map[string]*batch{}, alive: context.Background(),
+		payments: map[string]*payment{}, batches: map[string]*batch{}, alive: context.Background(), book: newBook(),
 	}
+	a.purses = map[top.Address]*purse{a.address: {key: cfg.Key}}
 	if err := makeFolder(cfg.Home); err != nil {
 		return nil, err
 	}
@@ -214,10 +221,27 @@ func (a *Agent) chainParams(ctx context.Context) (ledger.Params, error) {
 	return m.Params, nil
 }
 
+// A purse is a key that signs transactions here, and the highest nonce given out
+// for its account.
+type purse struct {
+	key  keys.Private
+	high uint64
+}
+
+// purseLocked is the purse of an address; of one that has no account yet it is
+// the account's, for whose first transaction that is refused.
+func (a *Agent) purseLocked(address top.Address) *purse {
+	if p, ok := a.purses[address]; ok {
+		return p
+	}
+	return a.purses[a.address]
+}
+
 // nextNonce gives out a nonce that no transaction of this agent has.
 func (a *Agent) nextNonce(b Balance) uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.high = max(a.high, b.Nonce) + 1
-	return a.high
+	p := a.purseLocked(b.Key)
+	p.high = max(p.high, b.Nonce) + 1
+	return p.high
 }
