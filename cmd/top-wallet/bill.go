@@ -210,7 +210,7 @@ func (b *receipts) print(ctx context.Context, c *tool.Call, v billing.Viewpoint)
 		rec := api.BillRow{
 			Type: "bill-row", Kind: string(r.Kind), Side: string(v.Side(r)), Chain: r.Chain, Channel: r.Channel,
 			Payer: r.Payer, Node: r.Node, Session: r.Session, Service: r.Service, Unit: r.Unit,
-			Units: top.Count(r.Units), Price: r.Price, Amount: r.Amount, Unpaid: r.Unpaid, PayerID: payers[r.Payer].ID,
+			Units: top.Count(r.Units), Price: r.Price, Amount: r.Amount, Unpaid: r.Unpaid, Unverified: top.Count(r.Unverified), PayerID: payers[r.Payer].ID,
 		}
 		if err := c.Emit(rec, "%s", rowText(rec, v.Peer(r))); err != nil {
 			return err
@@ -233,8 +233,11 @@ func (b *receipts) print(ctx context.Context, c *tool.Call, v billing.Viewpoint)
 		return err
 	}
 	text := fmt.Sprintf("total %s TOP  spent %s  earned %s  (%d receipts, %d refused)", t.Amount, t.Spent, t.Earned, b.good, b.refused)
+	if t.Unverified > 0 {
+		text += fmt.Sprintf("; unverified, by the node's own count: %s", t.Unverified)
+	}
 	return c.Emit(api.Bill{
-		Type: "bill", Spent: t.Spent, Earned: t.Earned, Total: t.Amount, Receipts: b.good, Refused: b.refused,
+		Type: "bill", Spent: t.Spent, Earned: t.Earned, Total: t.Amount, Receipts: b.good, Refused: b.refused, Unverified: t.Unverified,
 	}, "%s", text)
 }
 
@@ -245,6 +248,9 @@ func rowText(r api.BillRow, peer string) string {
 	s := fmt.Sprintf("%-7s %-12s %s x %s at %s = %s TOP  session %s with %s", r.Side, r.Service, r.Units, r.Unit, r.Price, r.Amount, r.Session, peer)
 	if r.Unpaid > 0 {
 		s += fmt.Sprintf(" (%s more logged and not paid)", r.Unpaid)
+	}
+	if r.Unverified > 0 {
+		s += fmt.Sprintf(", unverified: %s of them are the node's own count", r.Unverified)
 	}
 	if r.PayerID != "" {
 		s += ", by payer key " + r.PayerID

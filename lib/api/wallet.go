@@ -427,8 +427,11 @@ type BillRow struct {
 	Units   top.Count     `json:"units"`
 	Price   top.Amount    `json:"price"`
 	Amount  top.Amount    `json:"amount"`
-	Unpaid  top.Amount    `json:"unpaid"`             // logged by the node beyond what the channel pays
-	PayerID string        `json:"payer_id,omitempty"` // of the payer key of this wallet that pays
+	Unpaid  top.Amount    `json:"unpaid"` // logged by the node beyond what the channel pays
+	// Unverified is how many units the consumer did not acknowledge: the node's own
+	// count.
+	Unverified top.Count `json:"unverified,omitempty"`
+	PayerID    string    `json:"payer_id,omitempty"` // of the payer key of this wallet that pays
 }
 
 // A BillChannel is what one channel comes to, beside what the chain has paid.
@@ -450,4 +453,6 @@ type Bill struct {
 	Total    top.Amount `json:"total"` // of all rows, also those between others
 	Receipts int        `json:"receipts"`
 	Refused  int        `json:"refused"` // receipts that do not verify, and are not on the bill
+	// Unverified is what units cost that no consumer acknowledged, out of Total.
+	Unverified top.Amount `json:"unverified,omitempty"`
 }

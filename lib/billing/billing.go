@@ -15,6 +15,8 @@
 //	B6  a split never gives more than there is: each share is rounded down, and
 //	    what rounding leaves stays with who pays
 //	B7  the same receipts give the same bill, in the same order
+//	B8  units that no consumer acknowledged are marked on their row, and what they
+//	    cost is told apart in the total
 //
 // A channel carries many sessions, and a receipt tells the whole of its own only.
 // The rest of what its claim proves belongs to sessions whose receipts are on
@@ -215,7 +217,7 @@ func share(ch *Channel, receipts []receipt.Receipt) []Row {
 		unpaid := r.LogSum - amount
 		rows = append(rows, Row{
 			Kind: Session, Chain: t.Chain, Channel: t.Channel, Payer: t.Payer, Node: t.Node, Session: t.Session,
-			Service: t.Service, Unit: t.Unit, Units: r.Units(), Price: t.Price, Amount: amount, Unpaid: unpaid,
+			Service: t.Service, Unit: t.Unit, Units: r.Units(), Price: t.Price, Amount: amount, Unpaid: unpaid, Unverified: r.Unverified,
 		})
 		if sum, ok := ch.Unpaid.Add(unpaid); ok && sum <= top.MaxSupply {
 			ch.Unpaid = sum

@@ -402,23 +402,56 @@ func TestUnpaidDoesNotWrap(t *testing.T) {
 
 func TestServices(t *testing.T) {
 	rows := []Row{
-		{Kind: Session, Service: "vpn", Unit: "64KiB", Units: 4, Amount: 40, Unpaid: 2},
+		{Kind: Session, Service: "vpn", Unit: "64KiB", Units: 4, Amount: 40, Unpaid: 2, Unverified: 3},
 		{Kind: Session, Service: "relay", Unit: "message", Units: 1, Amount: 7},
 		{Kind: Unattributed, Amount: 5},
-		{Kind: Session, Service: "vpn", Unit: "64KiB", Units: 6, Amount: 60, Unpaid: 1},
+		{Kind: Session, Service: "vpn", Unit: "64KiB", Units: 6, Amount: 60, Unpaid: 1, Unverified: 2},
 		{Kind: Session, Service: "vpn", Unit: "1s", Units: 1<<64 - 1, Amount: 1},
 		{Kind: Session, Service: "vpn", Unit: "1s", Units: 9, Amount: 1},
 	}
 	got, err := Services(rows)
 	must(t, err)
 	want := []Service{
-		{"relay", "message", 1, 7, 0, 1},
-		{"vpn", "1s", 1<<64 - 1, 2, 0, 2},
-		{"vpn", "64KiB", 10, 100, 3, 2},
-		{"", "", 0, 5, 0, 0},
+		{"relay", "message", 1, 7, 0, 1, 0},
+		{"vpn", "1s", 1<<64 - 1, 2, 0, 2, 0},
+		{"vpn", "64KiB", 10, 100, 3, 2, 5},
+		{"", "", 0, 5, 0, 0, 0},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("%+v, want %+v", got, want)
+	}
+}
+
+func TestB8_WhatNobodyAcknowledgedIsMarked(t *testing.T) {
+	w := newChannel(1)
+	s, other := w.open(t), w.open(t)
+	w.ticks(t, s, 8)
+	w.ticks(t, other, 5)
+	own, plain := w.receipt(t, s), w.receipt(t, other)
+	own.Unverified = 3
+	must(t, own.Sign(w.node.Signer()))
+	b := bill(t, own, plain)
+	for _, r := range b.Rows() {
+		if want := map[top.SessionID]uint64{s.ticket.Session: 3}[r.Session]; r.Unverified != want {
+			t.Errorf("row of %s: %d unverified, want %d", r.Session, r.Unverified, want)
+		}
+	}
+	totals, err := b.Totals(Viewpoint{})
+	must(t, err)
+	if want := 3 * s.ticket.Price; totals.Unverified != want || totals.Amount != w.owed() {
+		t.Errorf("%+v, want %s unverified of %s", totals, want, w.owed())
+	}
+	// Never more than the row costs, however little the channel pays of it.
+	b.Limit(w.chain, w.id, 1)
+	if totals, err = b.Totals(Viewpoint{}); err != nil || totals.Unverified > totals.Amount {
+		t.Errorf("%+v %v", totals, err)
+	}
+	// A receipt that says less of the same log takes nothing back.
+	own.Unverified = 0
+	must(t, own.Sign(w.node.Signer()))
+	must(t, b.Add(own))
+	if totals, err = b.Totals(Viewpoint{}); err != nil || totals.Unverified == 0 {
+		t.Errorf("%+v %v", totals, err)
 	}
 }
 

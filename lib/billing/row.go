@@ -31,6 +31,9 @@ type Row struct {
 	Price   top.Amount // of a unit
 	Amount  top.Amount // what the channel pays of it
 	Unpaid  top.Amount // what it does not: Units × Price is Amount + Unpaid
+	// Unverified is how many of the units the consumer did not acknowledge: the node
+	// counted them alone.
+	Unverified uint64
 }
 
 // Rows are the rows of the bill, ordered by service, node, payer, chain, channel
@@ -96,12 +99,22 @@ func (v Viewpoint) Peer(r Row) string {
 	return r.Node.String()
 }
 
+// unverified is how much of a row's amount is for unverified units.
+func (r Row) unverified() top.Amount {
+	sum, ok := r.Price.Mul(r.Unverified)
+	if !ok {
+		return r.Amount
+	}
+	return min(sum, r.Amount)
+}
+
 // Totals are the sums of a bill, nano.
 type Totals struct {
 	Amount       top.Amount // of all channels
 	Unattributed top.Amount // of it, without a receipt
 	Spent        top.Amount // of it, by the viewpoint's accounts
 	Earned       top.Amount // of it, by the viewpoint's nodes; what is on both sides is in both
+	Unverified   top.Amount // of it, for units that the consumer did not acknowledge
 	Sessions     int
 	Channels     int
 }
@@ -123,6 +136,7 @@ func (b *Bill) Totals(v Viewpoint) (t Totals, err error) {
 			if slices.Contains(v.Nodes, r.Node) {
 				t.Earned += r.Amount
 			}
+			t.Unverified += r.unverified()
 		}
 		t.Sessions += ch.Sessions
 		t.Channels++
@@ -138,6 +152,8 @@ type Service struct {
 	Amount   top.Amount
 	Unpaid   top.Amount // at most top.MaxSupply
 	Sessions int
+
+	Unverified top.Count // units of it that no consumer acknowledged; at most 2^64-1
 }
 
 // Services sums rows by service and unit, in order; what is unattributed has the
@@ -158,6 +174,9 @@ func Services(rows []Row) ([]Service, error) {
 		}
 		if s.Units += top.Count(r.Units); s.Units < top.Count(r.Units) {
 			s.Units = 1<<64 - 1
+		}
+		if s.Unverified += top.Count(r.Unverified); s.Unverified < top.Count(r.Unverified) {
+			s.Unverified = 1<<64 - 1
 		}
 		if r.Kind == Session {
 			s.Sessions++

@@ -31,6 +31,7 @@ func FuzzReceipt(f *testing.F) {
 	f.Add(w.paid(f, 99_999, 40).Encode())
 	f.Add(w.paid(f, 0, 0).Encode())
 	f.Add(w.settled(f, 10*price, 3*price).Encode())
+	f.Add(w.unverified(f, 40, 7).Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		check(t, b, (*Receipt).Decode, func(r *Receipt) []byte { return r.Encode() })
 		var r Receipt

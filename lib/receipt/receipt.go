@@ -20,6 +20,8 @@
 //	    halves: no leaf can be left out, made smaller, counted twice or negative
 //	R7  the log needs memory for one node per doubling, and has the root of the
 //	    whole tree
+//	R8  units that the consumer did not acknowledge are told apart under the node's
+//	    signature, are among those paid, and become no fewer
 //
 // A log belongs to one session. Its entries are appended as units are paid, each
 // with the price of the units that it records, so that its sum is what the
@@ -53,7 +55,10 @@ type Receipt struct {
 	LogRoot  top.ID         // of the tree over the session's log; zero when it is empty
 	LogSum   top.Amount     // what the session cost, nano
 	LogCount uint64         // entries in the log
-	Sig      [64]byte       // the node's
+	// Unverified is how many of the units are the node's own count: the consumer paid
+	// for them and acknowledged nothing, as a stock WireGuard client does.
+	Unverified uint64
+	Sig        [64]byte // the node's
 }
 
 // body is what the node signs.
@@ -64,6 +69,9 @@ func (r Receipt) body() []byte {
 	e.Raw(r.LogRoot[:])
 	e.Amount(r.LogSum)
 	e.Uint(r.LogCount)
+	if r.Unverified > 0 {
+		e.Uint(r.Unverified)
+	}
 	return e.Out()
 }
 
@@ -81,6 +89,11 @@ func (r *Receipt) Decode(b []byte) error {
 	}
 	r.Claim.Get(d)
 	r.LogRoot, r.LogSum, r.LogCount = d.ID(), d.Amount(), d.Uint()
+	if r.Unverified = 0; d.Len() > len(r.Sig) {
+		if r.Unverified = d.Uint(); r.Unverified == 0 {
+			d.Fail("receipt: nothing unverified is left out, not written")
+		}
+	}
 	d.Fill(r.Sig[:])
 	if err := d.End(); err != nil {
 		return fmt.Errorf("receipt: %w", err)
@@ -161,6 +174,8 @@ func (r Receipt) covered() error {
 		return r.deny("its log sums to %s TOP and its claim covers at most %s", r.LogSum, most)
 	case price == 0 && r.LogSum != 0, price != 0 && r.LogSum%price != 0:
 		return r.deny("its log sums to %s TOP, not a number of units at %s", r.LogSum, price)
+	case r.Unverified > r.Units():
+		return r.deny("%d units are unverified, of %d", r.Unverified, r.Units())
 	case r.LogCount == 0 && (r.LogSum != 0 || !r.LogRoot.IsZero()), r.LogCount != 0 && r.LogRoot.IsZero():
 		return r.deny("its log of %d entries has root %s and sums to %s TOP", r.LogCount, r.LogRoot.Short(), r.LogSum)
 	}
@@ -183,7 +198,7 @@ func (r Receipt) deny(format string, args ...any) error {
 }
 
 // Compare orders the receipts of one session by age: by the log's length, the
-// voucher's number, the log's sum, the ticks; and by their bytes, so that 0 means
+// voucher's number, the log's sum, the ticks, what is unverified; and by their bytes, so that 0 means
 // the same receipt.
 func (r Receipt) Compare(o Receipt) int {
 	ri, _ := r.live()
@@ -193,20 +208,24 @@ func (r Receipt) Compare(o Receipt) int {
 		cmp.Compare(r.Claim.Voucher.Seq, o.Claim.Voucher.Seq),
 		cmp.Compare(r.LogSum, o.LogSum),
 		cmp.Compare(ri, oi),
+		cmp.Compare(r.Unverified, o.Unverified),
 		bytes.Compare(r.Encode(), o.Encode()),
 	)
 }
 
 // Contradicts says whether two receipts, both verified, prove that their node
-// kept two logs of one session: a longer log with a smaller sum, or two logs of
-// one length.
+// kept two logs of one session: a longer log with a smaller sum or less of it
+// unverified, or two logs of one length.
 func (r Receipt) Contradicts(o Receipt) bool {
 	t, u := &r.Ticket, &o.Ticket
 	if t.Chain != u.Chain || t.Channel != u.Channel || t.Session != u.Session || t.Payer != u.Payer || t.Node != u.Node {
 		return false
 	}
 	if r.LogCount == o.LogCount {
-		return r.LogRoot != o.LogRoot || r.LogSum != o.LogSum
+		return r.LogRoot != o.LogRoot || r.LogSum != o.LogSum || r.Unverified != o.Unverified
+	}
+	if r.Unverified != o.Unverified && (r.LogCount < o.LogCount) == (r.Unverified > o.Unverified) {
+		return true
 	}
 	return r.LogSum != o.LogSum && (r.LogCount < o.LogCount) == (r.LogSum > o.LogSum)
 }

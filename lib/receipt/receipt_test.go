@@ -79,6 +79,15 @@ func (w world) log(t testing.TB, r *Receipt, sum top.Amount) {
 	must(t, r.Sign(w.node.Signer()))
 }
 
+// unverified is a receipt of so many units, some of which are the node's own count.
+func (w world) unverified(t testing.TB, units uint32, own uint64) Receipt {
+	t.Helper()
+	r := w.paid(t, 0, units)
+	r.Unverified = own
+	must(t, r.Sign(w.node.Signer()))
+	return r
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -494,6 +503,9 @@ func TestContradicts(t *testing.T) {
 		{"longer and smaller", with(func(r *Receipt) { r.LogCount++; r.LogSum -= price; r.LogRoot[0]++ }), true},
 		{"as long, another root", with(func(r *Receipt) { r.LogRoot[0]++ }), true},
 		{"as long, another sum", with(func(r *Receipt) { r.LogSum += price }), true},
+		{"the same log, more unverified", with(func(r *Receipt) { r.Unverified = 1 }), true},
+		{"grown, more unverified", with(func(r *Receipt) { r.LogCount++; r.LogSum += price; r.LogRoot[0]++; r.Unverified = 1 }), false},
+		{"shorter, more unverified", with(func(r *Receipt) { r.LogCount--; r.LogSum -= price; r.LogRoot[0]++; r.Unverified = 1 }), true},
 		{"another session", with(func(r *Receipt) { r.LogRoot[0]++; r.Ticket.Session[0]++ }), false},
 		{"another channel", with(func(r *Receipt) { r.LogRoot[0]++; r.Ticket.Channel[0]++ }), false},
 		{"another node", with(func(r *Receipt) { r.LogRoot[0]++; r.Ticket.Node[0]++ }), false},
@@ -506,6 +518,49 @@ func TestContradicts(t *testing.T) {
 		if got := tc.other.Contradicts(base); got != tc.want {
 			t.Errorf("%s, turned round: %v", tc.name, got)
 		}
+	}
+}
+
+func TestR8_WhatNobodyAcknowledgedIsToldApart(t *testing.T) {
+	w := newWorld()
+	plain, own := w.paid(t, 0, 40), w.unverified(t, 40, 7)
+	for _, r := range []Receipt{plain, own, w.unverified(t, 40, 40)} {
+		must(t, r.Verify())
+		var back Receipt
+		must(t, back.Decode(r.Encode()))
+		if back.ID() != r.ID() || back.Unverified != r.Unverified || uint64(back.Record().Unverified) != r.Unverified {
+			t.Errorf("%d unverified are read back as %d", r.Unverified, back.Unverified)
+		}
+	}
+	if own.Compare(plain) <= 0 || !own.Contradicts(plain) {
+		t.Error("which of two receipts of one log tells more?")
+	}
+	for _, tc := range []refused{
+		{"more than all", func(t *testing.T, w world) Receipt { return w.unverified(t, 40, 41) }, top.ErrDenied, "41 units are unverified, of 40"},
+		{"left out after it was signed", func(t *testing.T, w world) Receipt {
+			r := w.unverified(t, 40, 7)
+			r.Unverified = 0
+			return r
+		}, top.ErrDenied, "did not sign"},
+		{"put in after it was signed", func(t *testing.T, w world) Receipt {
+			r := w.paid(t, 0, 40)
+			r.Unverified = 7
+			return r
+		}, top.ErrDenied, "did not sign"},
+	} {
+		t.Run(tc.name, tc.run)
+	}
+	// Nothing unverified has one form: it is not written.
+	b := plain.Encode()
+	zero := append(append(b[:len(b)-64:len(b)-64], 0), b[len(b)-64:]...)
+	if err := new(Receipt).Decode(zero); !errors.Is(err, top.ErrInvalid) {
+		t.Errorf("a zero that is written: %v", err)
+	}
+	var used Receipt
+	must(t, used.Decode(own.Encode()))
+	must(t, used.Decode(plain.Encode()))
+	if used.Unverified != 0 {
+		t.Error("decoding keeps what was there before")
 	}
 }
 

@@ -25,8 +25,10 @@ type Record struct {
 	Amount  top.Amount    `json:"amount"` // of the session, nano
 	Price   top.Amount    `json:"price"`  // of a unit, nano
 	Unit    string        `json:"unit"`
-	Seq     top.Count     `json:"seq"`     // of the voucher
-	Receipt string        `json:"receipt"` // base64url of Encode, without padding
+	Seq     top.Count     `json:"seq"` // of the voucher
+	// Unverified is how many units are the node's own count.
+	Unverified top.Count `json:"unverified,omitempty"`
+	Receipt    string    `json:"receipt"` // base64url of Encode, without padding
 }
 
 // Record is the receipt as a line of NDJSON.
@@ -35,7 +37,7 @@ func (r Receipt) Record() Record {
 	return Record{
 		Type: recordType, Chain: t.Chain, Channel: t.Channel, Session: t.Session, Service: t.Service,
 		Payer: t.Payer, Node: t.Node, Units: top.Count(r.Units()), Amount: r.LogSum, Price: t.Price,
-		Unit: t.Unit, Seq: top.Count(r.Claim.Voucher.Seq), Receipt: base64.RawURLEncoding.EncodeToString(r.Encode()),
+		Unit: t.Unit, Seq: top.Count(r.Claim.Voucher.Seq), Unverified: top.Count(r.Unverified), Receipt: base64.RawURLEncoding.EncodeToString(r.Encode()),
 	}
 }
 
@@ -70,6 +72,7 @@ func FromRecord(rec Record) (Receipt, error) {
 		{"price", rec.Price == want.Price},
 		{"unit", rec.Unit == want.Unit},
 		{"seq", rec.Seq == want.Seq},
+		{"unverified", rec.Unverified == want.Unverified},
 		{"receipt", rec.Receipt == want.Receipt}, // base64 of another form
 	} {
 		if !f.same {
@@ -80,7 +83,7 @@ func FromRecord(rec Record) (Receipt, error) {
 }
 
 // fields are the names that a Record knows.
-var fields = []string{"type", "chain", "channel", "session", "service", "payer", "node", "units", "amount", "price", "unit", "seq", "receipt"}
+var fields = []string{"type", "chain", "channel", "session", "service", "payer", "node", "units", "amount", "price", "unit", "seq", "unverified", "receipt"}
 
 // UnmarshalJSON skips unknown fields, as every reader does, but refuses a known
 // one in other capitals: encoding/json would take it for the field, while another

@@ -139,6 +139,11 @@ func sessions(t *testing.T, put func(string, []byte), chain top.ChainID, payer, 
 	must(t, r.Sign(node.Signer()))
 	put("receipt", r.Encode())
 	put("receipt-id", idBytes(r.ID()))
+	own := r
+	own.Unverified = 2
+	must(t, own.Sign(node.Signer()))
+	must(t, own.Verify())
+	put("receipt-unverified", own.Encode())
 	put("log-root", idBytes(r.LogRoot))
 	_, err = r.CheckEntry(entry)
 	must(t, err)
