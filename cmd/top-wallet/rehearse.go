@@ -24,6 +24,7 @@ receipt, adds it to HOME/receipts, and leaves the rest to top-wallet settle.`,
 		Flags: []tool.Flag{
 			{Name: "service", Default: "relay", Help: "which of the node's offers"},
 			{Name: "units", Kind: tool.Int, Default: "100", Help: "how many units are served and paid"},
+			{Name: "unverified", Kind: tool.Int, Help: "how many of them the node counts alone, as for a stock WireGuard client"},
 			{Name: "node-key", Help: "the provider's node key (default HOME/keys/node.key)"},
 			sockFlag(), chainSockFlag(),
 		},
@@ -38,8 +39,8 @@ func rehearse(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
-	if c.Int("units") < 1 {
-		return top.Errorf(top.Usage, "--units wants a count above 0")
+	if c.Int("units") < 1 || c.Int("unverified") < 0 || c.Int("unverified") > c.Int("units") {
+		return top.Errorf(top.Usage, "--units wants a count above 0, and --unverified one of at most that")
 	}
 	dir, err := homeOf(c)
 	if err != nil {
@@ -63,7 +64,7 @@ func rehearse(ctx context.Context, c *tool.Call) error {
 	}
 	bar := c.Progress("units paid", c.Int("units"))
 	r, failed := wallet.Rehearsal{
-		Chain: chain, Agent: agent, Node: node, Channel: id, Service: c.String("service"), Units: uint64(c.Int("units")),
+		Chain: chain, Agent: agent, Node: node, Channel: id, Service: c.String("service"), Units: uint64(c.Int("units")), Own: uint64(c.Int("unverified")),
 		Last: last, After: after, Report: func(n uint64) { bar.At(int(n)) },
 	}.Run(ctx)
 	if r == nil {

@@ -286,6 +286,9 @@ func sweepTo(index uint32, amount top.Amount) *ledger.Transfer {
 
 // sweepBody sends all that there is but the fee.
 func (a *Agent) sweepBody(ctx context.Context, q api.Spend, from Balance, params ledger.Params, r *ending) (ledger.Body, error) {
+	if from.Key == a.address {
+		return nil, top.Errorf(top.Invalid, "no such kind of payment: %q: payer keys alone are swept", q.Kind)
+	}
 	to, err := a.account(ctx, q.To)
 	if err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ type Rehearsal struct {
 	Channel top.ID
 	Service string
 	Units   uint64
+	Own     uint64             // of the units, the node's own count: acknowledged by nobody
 	Last    *session.Claim     // of earlier sessions on the channel; nil is none
 	After   uint64             // number of the newest voucher that the agent signed for it
 	Report  func(units uint64) // called as units are paid; may be nil
@@ -213,6 +214,7 @@ func (e *ends) end() (r receipt.Receipt, err error) {
 	}
 	r.Ticket, r.Claim = e.ticket, e.meter.Claim()
 	r.LogRoot, r.LogSum, r.LogCount = e.log.Root()
+	r.Unverified = min(e.r.Own, r.Units())
 	if err := r.Sign(e.r.Node.Signer()); err != nil {
 		return r, err
 	}

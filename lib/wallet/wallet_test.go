@@ -530,6 +530,7 @@ func TestPlanRefusals(t *testing.T) {
 		"long memo":           {api.Spend{Kind: "transfer", To: b.address, Amount: 1, Memo: strings.Repeat("x", 65)}, top.ErrInvalid, "memo"},
 		"unlock":              {api.Spend{Kind: "unlock", Amount: 1}, top.ErrDenied, "are locked"},
 		"unknown":             {api.Spend{Kind: "mint", Amount: 1}, top.ErrInvalid, "no such kind"},
+		"a sweep":             {api.Spend{Kind: "sweep", To: stranger(1)}, top.ErrInvalid, "payer keys alone"},
 		"unregister":          {api.Spend{Kind: "unregister"}, top.ErrNotFound, "no node"},
 		"register nothing":    {api.Spend{Kind: "register"}, top.ErrInvalid, "wants a node"},
 		"open to nobody":      {api.Spend{Kind: "open", To: stranger(1), Amount: 1, LastsMs: 1e9}, top.ErrNotFound, "no account yet"},
