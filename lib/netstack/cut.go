@@ -16,6 +16,10 @@ func (s *Stack) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return s.link.read(bufs, sizes, offset)
 }
 
+// Wake makes a Read that waits, or the next, return without a packet and without an
+// error.
+func (s *Stack) Wake() { s.link.wake() }
+
 // A cutter makes packets of the MTU out of one that the stack sent, straight into the
 // buffers of whoever reads them, with their checksums.
 type cutter struct {

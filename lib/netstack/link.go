@@ -22,6 +22,7 @@ type link struct {
 	out      fifo
 	bytes    int // in out
 	shutDown bool
+	woken    bool // Read returns without a packet
 	some     sync.Cond // out is not empty, or the link is shut
 	room     sync.Cond // bytes fell below the bound, or the link is shut
 
@@ -91,22 +92,36 @@ func (l *link) put(pkt *stack.PacketBuffer) bool {
 }
 
 // take gives the oldest packet, whose reference is the caller's. It waits for one if
-// wait says so; nil is none, or that the link is shut.
-func (l *link) take(wait bool) *stack.PacketBuffer {
+// wait says so; nil is none, that the link is shut or, if woken, that wake was called.
+func (l *link) take(wait bool) (pkt *stack.PacketBuffer, woken bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for wait && l.out.len() == 0 && !l.shutDown {
+	for wait && l.out.len() == 0 && !l.shutDown && !l.woken {
 		l.some.Wait()
 	}
-	if l.shutDown || l.out.len() == 0 {
-		return nil
+	if l.woken && wait {
+		l.woken = false
+		if l.out.len() == 0 && !l.shutDown {
+			return nil, true
+		}
 	}
-	pkt := l.out.pop()
+	if l.shutDown || l.out.len() == 0 {
+		return nil, false
+	}
+	pkt = l.out.pop()
 	l.bytes -= pkt.Size()
 	if l.bytes < queueBytes {
 		l.room.Broadcast()
 	}
-	return pkt
+	return pkt, false
+}
+
+// wake makes a read that waits, or the next, return without a packet.
+func (l *link) wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.woken = true
+	l.some.Broadcast()
 }
 
 // read fills bufs from offset on with packets, and waits for the first.
@@ -115,7 +130,10 @@ func (l *link) read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
 	defer l.cutMu.Unlock()
 	for n < len(bufs) {
 		if l.cut.pkt == nil {
-			pkt := l.take(n == 0)
+			pkt, woken := l.take(n == 0)
+			if woken {
+				return 0, nil
+			}
 			if pkt == nil {
 				break
 			}

@@ -125,7 +125,7 @@ var homesOf = map[string]string{
 	"golang.zx2c4.com/":                    "lib/wg",
 	"github.com/quic-go/":                  "lib/carry",
 	"github.com/coder/websocket":           "lib/carry",
-	"gvisor.dev/":                          "lib/vpn",
+	"gvisor.dev/":                          "lib/netstack",
 	"github.com/vishvananda/":              "lib/netcfg",
 	"github.com/google/nftables":           "lib/netcfg",
 	"github.com/mdlayher/":                 "lib/netcfg",

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"top/lib/api"
+	"top/lib/tool"
+	"top/lib/top"
+	"top/lib/vpn"
+)
+
+func statusVerb() tool.Verb {
+	return tool.Verb{
+		Name: "status", Summary: "say where the tunnel or the exit stands",
+		Flags:   []tool.Flag{{Name: "wait", Kind: tool.Bool, Help: "until it carries"}, sockFlag()},
+		Records: []string{"vpn-status"}, Examples: []string{"top-vpn status --json", "top-vpn status --wait --timeout 30s"},
+		Run: func(ctx context.Context, c *tool.Call) error {
+			v, err := dialVPN(c)
+			if err != nil {
+				return err
+			}
+			s, err := v.Status(ctx)
+			for c.Bool("wait") && ctx.Err() == nil && (err != nil || s.State != "up" && s.State != "serving") {
+				select {
+				case <-time.After(50 * time.Millisecond):
+					s, err = v.Status(ctx)
+				case <-ctx.Done():
+				}
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("%w: %s: %s", ctx.Err(), s.State, s.Problem)
+			}
+			if err != nil {
+				if left, _ := vpn.KillSwitches(); len(left) > 0 {
+					return top.Errorf(top.Offline, "%v; the kill switch of %s stands (lift it: top-vpn down --force)", err, strings.Join(left, ", "))
+				}
+				return err
+			}
+			if c.JSON {
+				return c.Emit(s, "")
+			}
+			return printStatus(c, s)
+		},
+	}
+}
+
+func printStatus(c *tool.Call, s api.VPNStatus) error {
+	text := []string{s.Role + "    " + s.State}
+	if s.AllowLoopback {
+		text = append(text, "loopback  allowed: this is for tests")
+	}
+	for _, a := range s.Addrs {
+		text = append(text, "address   "+a)
+	}
+	if s.Role == "exit" {
+		text = append(text, fmt.Sprintf("class     %s; %s TOP for 64 KiB; %d sessions, %d strangers; earned %s TOP", s.Class, s.Price, s.Peers, s.Strangers, s.Earned))
+	}
+	if s.Socks != "" {
+		text = append(text, "socks     "+s.Socks)
+	}
+	if s.Interface != "" {
+		text = append(text, fmt.Sprintf("interface %s, kill switch %t", s.Interface, s.KillSwitch))
+	}
+	for i, h := range s.Hops {
+		text = append(text,
+			fmt.Sprintf("hop %d     %s %s %s by %s, %s", i+1, h.Name, h.Class, h.Endpoint, h.Carry, h.Path),
+			fmt.Sprintf("          MTU %d, handshake %s ms ago, %.1f ms, loss %.2f %%, up %s and down %s kbit/s", h.MTU, h.HandshakeMs, float64(h.RTTMicros)/1000, float64(h.LossPpm)/10_000, h.UpKbps, h.DownKbps),
+			fmt.Sprintf("          %s; paid %s of %s TOP on channel %s", h.State, h.Paid, h.Cap, h.Channel.Short()))
+	}
+	if s.Shows != "" {
+		text = append(text, "note      "+s.Shows)
+	}
+	if s.Problem != "" {
+		text = append(text, "problem   "+s.Problem)
+	}
+	for _, line := range text {
+		if err := c.Emit(nil, "%s", line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func exitsVerb() tool.Verb {
+	return tool.Verb{
+		Name: "exits", Summary: "list the exits of the registry: price, region, time of an answer, score, class",
+		Doc: `Every exit is asked through a fresh tunnel, for which it is not paid. The score is what
+this home saw of it: 50 for a stranger, more for sessions that carried, less for those
+that broke. Region and capacity are its operator's word.`,
+		Flags: []tool.Flag{
+			{Name: "no-look", Kind: tool.Bool, Help: "only what the registry says: nobody is asked"},
+			{Name: "max-price", Kind: tool.Amount, Help: "TOP for 64 KiB, at most"}, chainSockFlag(),
+		},
+		Records: []string{"exit"}, Examples: []string{"top-vpn exits", "top-vpn exits --json | jq -r 'select(.reachable) | .name'"},
+		Run: func(ctx context.Context, c *tool.Call) error {
+			dir, err := homeOf(c)
+			if err != nil {
+				return err
+			}
+			chain, err := dialChain(c)
+			if err != nil {
+				return err
+			}
+			l := &vpn.Looker{Home: dir, Chain: chain, Now: time.Now}
+			return l.Exits(ctx, !c.Bool("no-look"), func(e api.VPNExit) error {
+				if most := c.Amount("max-price"); most > 0 && e.Price > most {
+					return nil
+				}
+				return c.Emit(e, "%s", e)
+			})
+		},
+	}
+}
+
+func meterVerb() tool.Verb {
+	return tool.Verb{
+		Name: "meter", Summary: "show what is counted, and what it comes to",
+		Doc: `Prints the counters of every session, of the exit's or of the client's end, again every
+second. Paid is what the client acknowledges: what it sent and the exit has, and answers
+to what it asked for. What was not asked for, came twice or was lost is counted apart.`,
+		Flags: []tool.Flag{
+			{Name: "once", Kind: tool.Bool, Help: "print them once"},
+			{Name: "every", Kind: tool.Duration, Help: "how often", Default: "1s"}, sockFlag(),
+		},
+		Records: []string{"vpn-meter"}, Examples: []string{"top-vpn meter --json", "top-vpn meter --once"},
+		Run: func(ctx context.Context, c *tool.Call) error {
+			v, err := dialVPN(c)
+			if err != nil {
+				return err
+			}
+			every := c.Duration("every")
+			if c.Bool("once") {
+				every = 0
+			}
+			return v.Meters(ctx, every, func(m api.VPNMeter) error { return c.Emit(m, "%s", m) })
+		},
+	}
+}

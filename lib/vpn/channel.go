@@ -1,0 +1,157 @@
+package vpn
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"top/lib/api"
+	"top/lib/home"
+	"top/lib/top"
+)
+
+// channelState is a channel that we pay on, as far as this home remembers.
+type channelState struct {
+	Channel top.ID
+	Node    top.NodeID
+	Payer   top.Address
+	Cap     top.Amount
+	Expiry  time.Time
+	Paid    top.Amount // by claims, as its row on the chain says
+	Seq     uint64     // of the newest voucher that was made
+	Hop     bool       // the payer is a key for this channel alone (X4)
+	Spent   top.Amount // acknowledged in sessions before
+}
+
+const (
+	defaultCap   = top.One / 2
+	defaultLasts = 24 * time.Hour
+	channelWait  = 30 * time.Second // until one is open on the chain
+)
+
+func (c *Client) statePath() string { return c.cfg.Home.Path("vpn", "channels.json") }
+
+// loadChannels reads what this home remembers.
+func (c *Client) loadChannels() error {
+	b, err := os.ReadFile(c.statePath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &c.channels)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", c.statePath(), err)
+	}
+	return nil
+}
+
+// remember writes a voucher's number before it is signed: no number is used twice.
+func (c *Client) remember(ch channelState) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	c.channels = slices.DeleteFunc(c.channels, func(o channelState) bool { return o.Channel == ch.Channel || o.Expiry.Before(now) })
+	c.channels = append(c.channels, ch)
+	b, err := json.Marshal(c.channels)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", c.statePath(), err)
+	}
+	return home.WriteFile(c.statePath(), b, 0o600)
+}
+
+// spare is what may still be spent; false when --max-spend is reached.
+func (c *Client) spare() (top.Amount, bool) {
+	if c.cfg.MaxSpend == 0 {
+		return top.MaxSupply, true
+	}
+	left, ok := c.cfg.MaxSpend.Sub(c.spent())
+	return left, ok && left > 0
+}
+
+// channel is an open channel to an exit with room, opened if there is none. Hops
+// beyond one are paid by a key of their own.
+func (c *Client) channel(ctx context.Context, to target, hop int) (channelState, error) {
+	left, ok := c.spare()
+	if !ok {
+		return channelState{}, top.Errorf(top.Denied, "--max-spend of %s TOP is reached", c.cfg.MaxSpend)
+	}
+	own := c.cfg.Hops > 1
+	c.mu.Lock()
+	known := slices.Clone(c.channels)
+	c.mu.Unlock()
+	for _, ch := range slices.Backward(known) {
+		if ch.Node != to.node || ch.Hop != own {
+			continue
+		}
+		row, err := c.cfg.Chain.Channel(ctx, ch.Channel)
+		if err != nil {
+			return ch, err
+		}
+		if !row.Exists || row.Closing || row.Expiry.Before(c.now().Add(2*c.deadline+time.Minute)) {
+			continue
+		}
+		ch.Cap, ch.Expiry, ch.Paid = row.Cap, row.Expiry.Time, row.Paid
+		if room, ok := ch.Cap.Sub(max(ch.Paid, ch.Spent)); !ok || room < 16*to.offer.Price {
+			continue
+		}
+		return c.bounded(ch, left), nil
+	}
+	ch, err := c.openChannel(ctx, to, own, left)
+	if err != nil {
+		return ch, err
+	}
+	return c.bounded(ch, left), c.remember(ch)
+}
+
+// bounded keeps what a channel may cost within what may be spent.
+func (c *Client) bounded(ch channelState, left top.Amount) channelState {
+	if most, ok := max(ch.Paid, ch.Spent).Add(left); ok {
+		ch.Cap = min(ch.Cap, most)
+	}
+	return ch
+}
+
+func (c *Client) openChannel(ctx context.Context, to target, own bool, left top.Amount) (ch channelState, err error) {
+	want := min(cmp.Or(c.cfg.Cap, defaultCap), left)
+	lasts := cmp.Or(c.cfg.Lasts, defaultLasts)
+	var id [8]byte
+	rand.Read(id[:])
+	wish := "vpn-" + hex.EncodeToString(id[:])
+	ch = channelState{Node: to.node, Payer: c.address, Hop: own}
+	if own {
+		p, err := c.cfg.Wallet.OpenPayer(ctx, api.PayerWish{ID: wish, Service: Service, Node: to.node, Cap: want, LastsMs: top.Count(lasts.Milliseconds()), WaitMs: top.Count(channelWait.Milliseconds())})
+		if err != nil {
+			return ch, err
+		}
+		if p.Channel == nil {
+			return ch, top.Errorf(top.Failed, "open a channel to exit %s: %s", to.name, cmp.Or(p.Message, p.State))
+		}
+		ch.Channel, ch.Payer = *p.Channel, p.Address
+	} else {
+		pay, err := c.cfg.Wallet.Spend(ctx, api.Spend{
+			ID: wish, Kind: "open", To: to.owner, Amount: want, LastsMs: top.Count(lasts.Milliseconds()), Service: Service, WaitMs: top.Count(channelWait.Milliseconds()),
+		})
+		if err != nil {
+			return ch, err
+		}
+		if pay.State != "final" || pay.Channel == nil {
+			return ch, top.Errorf(top.Failed, "open a channel to exit %s: %s", to.name, pay.Text())
+		}
+		ch.Channel = *pay.Channel
+	}
+	row, err := c.cfg.Chain.Channel(ctx, ch.Channel)
+	if err != nil {
+		return ch, err
+	}
+	ch.Cap, ch.Expiry, ch.Paid, ch.Seq = row.Cap, row.Expiry.Time, row.Paid, uint64(row.Seq)
+	return ch, nil
+}

@@ -1,0 +1,85 @@
+package vpn
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"net/netip"
+	"top/lib/socks"
+	"top/lib/top"
+)
+
+// dial connects through the tunnel. A name is asked of the exit's resolver.
+func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, top.Errorf(top.Invalid, "%q is no address", addr)
+	}
+	last, err := c.await(ctx)
+	if err != nil {
+		return nil, err
+	}
+	last.mu.Lock()
+	own := last.terms.Own
+	last.mu.Unlock()
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case own && (host == "localhost" || err == nil && ip.IsLoopback()):
+		return c.stack.DialContext(ctx, network, net.JoinHostPort(host4().String(), port))
+	case err == nil:
+		return c.stack.DialContext(ctx, network, addr)
+	}
+	ips, err := c.resolver().LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, top.Errorf(top.NotFound, "the exit's resolver knows no %s: %v", host, err)
+	}
+	for _, ip := range ips {
+		var conn net.Conn
+		if conn, err = c.stack.DialContext(ctx, network, net.JoinHostPort(ip.Unmap().String(), port)); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+func (c *Client) resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return c.stack.DialContext(ctx, network, netip.AddrPortFrom(exit4(), 53).String())
+	}}
+}
+
+// proxy lets programs of this machine use the tunnel (RFC 1928, HTTP CONNECT).
+func (c *Client) proxy(ctx context.Context) error {
+	l, err := net.Listen("tcp", c.cfg.Socks)
+	if err != nil {
+		return top.Errorf(top.Failed, "listen on %s: %v (is the port taken?)", c.cfg.Socks, err)
+	}
+	c.mu.Lock()
+	c.cfg.Socks = l.Addr().String()
+	c.mu.Unlock()
+	s, err := socks.New(socks.Config{Listener: l, Dial: c.dial, Log: c.log})
+	if err != nil {
+		l.Close()
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// await waits until the tunnel carries.
+func (c *Client) await(ctx context.Context) (*tunnel, error) {
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	for {
+		c.mu.Lock()
+		hops, ready, problem := c.hops, c.ready, c.problem
+		c.mu.Unlock()
+		if len(hops) > 0 {
+			return hops[len(hops)-1].t, nil
+		}
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil, top.Errorf(top.Offline, "the tunnel is not up: %s", cmp.Or(problem, "it is being built"))
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package vpn
+
+import (
+	"top/lib/receipt"
+	"top/lib/session"
+	"top/lib/top"
+)
+
+// heard takes what the exit says.
+func (w *purse) heard(b []byte) {
+	switch b[0] {
+	case mState:
+		var m state
+		if m.decode(b) == nil {
+			w.stated(m)
+		}
+	case mTaken:
+		var m taken
+		if m.decode(b) == nil {
+			w.taken(m)
+		}
+	case mReceipt:
+		var m told
+		if m.decode(b) == nil {
+			w.receipted(m.Body)
+		}
+	case mFault:
+		var m fault
+		if m.decode(b) == nil {
+			w.refused(m)
+		}
+	}
+	w.t.answer(b)
+}
+
+// stated takes the exit's counters: what it has of ours is acknowledged, what of its
+// own did not come is reported.
+func (w *purse) stated(m state) {
+	w.t.pong(m.Nonce)
+	w.mu.Lock()
+	if w.p == nil || m.Session != w.p.id {
+		w.mu.Unlock()
+		return
+	}
+	w.exitUp = max(w.exitUp, min(m.Up, w.p.sent.Load()))
+	if got := w.p.got.Load(); m.Down > w.sent {
+		w.sent, w.got = m.Down, min(got, m.Down)
+	}
+	w.why, w.ticked = m.Why, max(w.ticked, m.Units)
+	p := w.p
+	w.mu.Unlock()
+	// What the exit would not carry waits here, where it slows down who sends. Its
+	// limit is for both directions.
+	if m.Limit > m.Down {
+		w.t.release(p, p.gate.raise(m.Limit-m.Down))
+	}
+	w.tick(false)
+}
+
+func (w *purse) taken(m taken) {
+	w.mu.Lock()
+	if w.p == nil || m.Session != w.p.id || m.Seq == 0 {
+		w.mu.Unlock()
+		return
+	}
+	var ticks []session.Tick
+	if w.payer.Acknowledged(m.Seq) == nil {
+		ticks, w.refusal = w.payer.Repeat(), ""
+	}
+	report := ticking{Session: w.p.id, Ticks: ticks, Up: w.p.sent.Load(), Sent: w.sent, Got: min(w.got, w.sent)}
+	w.mu.Unlock()
+	if len(ticks) > 0 {
+		w.t.say(report.encode())
+	}
+}
+
+func (w *purse) refused(m fault) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.p == nil || m.Session != w.p.id {
+		return
+	}
+	if r, waits := w.payer.Waiting(); waits && m.Ref == r.Voucher.Seq {
+		w.refusal = m.Message
+		return
+	}
+	if m.Kind == string(top.NotFound) {
+		w.over, w.why = true, m.Message
+	}
+}
+
+// receipted keeps the exit's receipt, if it says what we paid.
+func (w *purse) receipted(b []byte) {
+	var r receipt.Receipt
+	if r.Decode(b) != nil || r.Verify() != nil {
+		return
+	}
+	w.mu.Lock()
+	ok := w.p != nil && r.Ticket.Session == w.p.id && r.Ticket.Node == w.t.to.node && r.LogSum <= w.spentLocked()
+	w.mu.Unlock()
+	if !ok {
+		w.t.log.Warn("a receipt of more than was paid", "session", r.Ticket.Session)
+		return
+	}
+	if err := w.c.receipts.Add(r); err != nil {
+		w.t.log.Error("keep a receipt", "err", err)
+	}
+}

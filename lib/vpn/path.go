@@ -1,0 +1,251 @@
+package vpn
+
+import (
+	"context"
+	"net/netip"
+	"time"
+	"top/lib/top"
+	"top/lib/wg"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// choose finds the nodes of a path, the entry first.
+func (c *Client) choose(ctx context.Context, bad map[top.NodeID]time.Time) (path []target, err error) {
+	c.say("choosing", nil)
+	switch {
+	case len(c.cfg.Via) > 0:
+		var all []target
+		for i, s := range c.cfg.Via {
+			kind := c.cfg.Carry
+			if c.cfg.Hops > 1 && i > 0 {
+				kind = Plain
+			}
+			t, err := c.look.told(ctx, s, kind)
+			if err != nil {
+				return nil, err
+			}
+			if c.cfg.MaxPrice > 0 && t.offer.Price > c.cfg.MaxPrice {
+				return nil, top.Errorf(top.Denied, "exit %s asks %s TOP for 64 KiB, --max-price is %s", t.name, t.offer.Price, c.cfg.MaxPrice)
+			}
+			all = append(all, t)
+		}
+		if c.cfg.Hops > 1 {
+			path = all
+			break
+		}
+		for _, t := range all {
+			if path == nil || c.now().After(bad[t.node]) && !c.now().After(bad[path[0].node]) {
+				path = []target{t}
+			}
+		}
+	case c.cfg.Hops == 1:
+		all, err := c.look.best(ctx, c.cfg.Carry, c.cfg.MaxPrice, bad)
+		if err != nil {
+			return nil, err
+		}
+		path = all[:1]
+	default:
+		if path, err = c.chain3(ctx, bad); err != nil {
+			return nil, err
+		}
+	}
+	for i := range path {
+		if path[i], err = resolved(ctx, path[i]); err != nil {
+			return nil, err
+		}
+	}
+	return path, c.endpoints([]netip.AddrPort{path[0].end})
+}
+
+// chain3 chooses different nodes of different owners for the hops of a path.
+func (c *Client) chain3(ctx context.Context, bad map[top.NodeID]time.Time) (path []target, err error) {
+	entries, err := c.look.best(ctx, c.cfg.Carry, c.cfg.MaxPrice, bad)
+	if err != nil {
+		return nil, err
+	}
+	path = entries[:1]
+	rest, err := c.look.best(ctx, Plain, c.cfg.MaxPrice, bad)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range rest {
+		apart := true
+		for _, p := range path {
+			apart = apart && p.node != t.node && p.owner != t.owner && p.end.Addr() != t.end.Addr()
+		}
+		if apart && len(path) < c.cfg.Hops {
+			path = append(path, t)
+		}
+	}
+	if len(path) < c.cfg.Hops {
+		return nil, top.Errorf(top.NotFound, "%d hops want as many exits of different owners, %d answer (name them: --via)", c.cfg.Hops, len(path))
+	}
+	return path, nil
+}
+
+// hopError says which node a path broke at.
+type hopError struct {
+	node top.NodeID
+	error
+}
+
+func (e *hopError) Unwrap() error { return e.error }
+
+// carryOn builds a path and pays for it until it breaks.
+func (c *Client) carryOn(ctx context.Context, path []target) error {
+	g, ctx := errgroup.WithContext(ctx)
+	var open []*tunnel
+	var joints []*wg.Hop
+	var hops []*purse
+	entry, shut, err := way(ctx, path[0], c.mark())
+	if err != nil {
+		return &hopError{path[0].node, err}
+	}
+	defer func() {
+		c.detach(hops)
+		for i := len(open) - 1; i >= 0; i-- {
+			open[i].close()
+		}
+		for _, j := range joints {
+			j.Close()
+		}
+		shut()
+	}()
+	g.Go(func() error {
+		var before *wg.Hop
+		for i, t := range path {
+			up := make(chan struct{})
+			cfg := tunnelConfig{To: t, Key: c.key, Line: c.line, Mark: c.mark(), Log: c.log, Now: c.now}
+			if i == 0 {
+				cfg.Way = entry
+			} else {
+				cfg.Way, cfg.Mark = before.Way(), 0
+			}
+			if i < len(path)-1 {
+				before = wg.NewHop(netip.AddrPort{}, t.seen(path[i+1].end), mtuPlain-hopOverhead*i)
+				cfg.Key, cfg.Line = wg.NewPrivate(), before.Line()
+				joints = append(joints, before)
+			}
+			tun, err := newTunnel(cfg)
+			if err != nil {
+				return &hopError{t.node, err}
+			}
+			open = append(open, tun)
+			w := &purse{c: c, t: tun, hop: i}
+			c.say("opening a session with "+t.name, nil)
+			g.Go(func() error {
+				if err := w.run(ctx, func() { close(up) }); err != nil {
+					return &hopError{t.node, err}
+				}
+				return nil
+			})
+			select {
+			case <-up:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			hops = append(hops, w)
+			if i < len(path)-1 {
+				before.SetOwn(tun.inner(t.seen(path[i+1].end).Addr(), uint16(20000+i)))
+			}
+		}
+		return c.attach(hops)
+	})
+	err = g.Wait()
+	for _, w := range hops {
+		w.end()
+	}
+	return err
+}
+
+// seen is where a node is, seen from another: for tests both may be on one machine,
+// whose loopback has an address of its own within a tunnel.
+func (t target) seen(end netip.AddrPort) netip.AddrPort {
+	if t.addr.Own && end.Addr().IsLoopback() {
+		return netip.AddrPortFrom(host4(), end.Port())
+	}
+	return end
+}
+
+// inner is our address in a tunnel, of the family of another.
+func (t *tunnel) inner(like netip.Addr, port uint16) netip.AddrPort {
+	if like.Is4() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return netip.AddrPortFrom(t.terms.Inner4, port)
+	}
+	return netip.AddrPortFrom(t.own, port)
+}
+
+// attach lets packets into a path that stands.
+func (c *Client) attach(hops []*purse) error {
+	last := hops[len(hops)-1].t
+	last.mu.Lock()
+	a4 := last.terms.Inner4
+	last.mu.Unlock()
+	if err := c.address4(a4, last); err != nil {
+		return err
+	}
+	for _, w := range hops {
+		if err := c.look.saw(w.t.to.node, true); err != nil {
+			c.log.Warn("note how an exit did", "err", err)
+		}
+	}
+	c.mu.Lock()
+	c.hops, c.rates = hops, make([]rate, len(hops))
+	close(c.ready)
+	first := !c.wasReady
+	c.wasReady = true
+	c.mu.Unlock()
+	c.say("up", nil)
+	if first && c.cfg.Ready != nil {
+		return c.cfg.Ready()
+	}
+	return nil
+}
+
+// detach takes a path out of use.
+func (c *Client) detach(hops []*purse) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range hops {
+		c.past += w.spent()
+	}
+	if c.hops != nil {
+		c.hops, c.ready = nil, make(chan struct{})
+	}
+}
+
+// address4 takes the inner address that the exit gives, which is nearly always the
+// one that we had.
+func (c *Client) address4(a netip.Addr, t *tunnel) error {
+	c.mu.Lock()
+	old := c.inner4
+	c.inner4 = a
+	c.mu.Unlock()
+	if c.stack != nil && a != old {
+		if err := c.stack.AddAddr(a); err != nil {
+			return err
+		}
+		return c.stack.RemoveAddr(old)
+	}
+	if c.managed() {
+		return c.around([]netip.AddrPort{t.c0()})
+	}
+	return nil
+}
+
+// c0 is where the entry's socket is.
+func (t *tunnel) c0() netip.AddrPort { return t.to.end }
+
+// spent is what this tunnel cost, all hops and paths.
+func (c *Client) spent() top.Amount {
+	c.mu.Lock()
+	hops, all := c.hops, c.past
+	c.mu.Unlock()
+	for _, w := range hops {
+		all += w.spent()
+	}
+	return all
+}

@@ -1,0 +1,415 @@
+package vpn
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"top/lib/api"
+	"top/lib/session"
+	"top/lib/top"
+)
+
+// A purse pays for one tunnel: channels one after the other, on each a session.
+type purse struct {
+	c   *Client
+	t   *tunnel
+	hop int // 0 is the entry
+
+	mu      sync.Mutex
+	ch      channelState
+	payer   *session.Payer
+	p       *paying
+	exitUp  uint64 // bytes that the exit has of ours, as it says
+	sent    uint64 // bytes that the exit said it had sent, and what of them had come
+	got     uint64
+	units   uint64 // acknowledged
+	ticked  uint64 // of them paid, as the exit says
+	before  top.Amount
+	why     string    // why the exit serves no more
+	problem string    // why no voucher is signed
+	refusal string    // why the exit does not take one
+	shown   time.Time // when the voucher that waits was last sent
+	flushed time.Time
+	over    bool
+}
+
+const (
+	tickEvery    = 250 * time.Millisecond // what is not ticked yet is, when the traffic is thin
+	resendAfter  = 300 * time.Millisecond
+	receiptEvery = 10 * time.Second
+	pingEvery    = time.Second
+	deadAfter    = 4 * time.Second // without an answer to four pings
+	stepLeast    = unit
+)
+
+// begin opens a session on a channel with room, and returns when the exit carries.
+func (w *purse) begin(ctx context.Context) error {
+	ch, err := w.c.channel(ctx, w.t.to, w.hop)
+	if err != nil {
+		return err
+	}
+	var claims []session.Claim
+	for range 2 {
+		payer := session.NewPayer(session.PayerConfig{
+			Chain: w.c.chain, Channel: ch.Channel, Payer: ch.Payer, Node: w.t.to.node, Cap: ch.Cap, Expiry: ch.Expiry,
+			Draw: draw, Paid: ch.Paid, After: ch.Seq,
+		})
+		if err := payer.Recover(claims...); err != nil {
+			return fmt.Errorf("exit %s shows what we did not sign: %w", w.t.to.name, err)
+		}
+		p := newPaying()
+		a, err := w.open(ctx, payer, p)
+		if err != nil {
+			return err
+		}
+		if claims == nil && len(a.Claims) > 0 { // the channel was used before: begin again after what that came to
+			ch.Seq, claims = max(ch.Seq, newest(a.Claims)), a.Claims
+			continue
+		}
+		return w.start(ctx, ch, payer, p, a)
+	}
+	return top.Errorf(top.Failed, "exit %s shows nothing that another session could follow", w.t.to.name)
+}
+
+func newPaying() *paying {
+	p := &paying{}
+	rand.Read(p.id[:])
+	p.gate.limit.Store(firstCredit)
+	return p
+}
+
+// firstCredit is what every exit carries before the first tick: four units.
+const firstCredit = 4 * unit
+
+// open has the ticket of a new session signed by both ends.
+func (w *purse) open(ctx context.Context, payer *session.Payer, p *paying) (a accepted, err error) {
+	ticket, err := payer.Begin(w.t.now(), p.id, w.t.to.offer)
+	if err != nil {
+		return a, err
+	}
+	signed, err := w.c.cfg.Wallet.SignTicket(ctx, api.SignRequest{Service: Service, Peer: w.t.to.node, Body: ticket.Encode()})
+	if err != nil {
+		return a, err
+	}
+	return w.t.open(ctx, opening{Ticket: signed.Body}, payer.Check)
+}
+
+// start promises the first anchor, and lets packets through.
+func (w *purse) start(ctx context.Context, ch channelState, payer *session.Payer, p *paying, a accepted) error {
+	w.mu.Lock()
+	w.before += w.spentLocked()
+	w.ch, w.payer, w.p = ch, payer, p
+	w.exitUp, w.sent, w.got, w.units, w.ticked, w.why, w.over = 0, 0, 0, 0, 0, "", false
+	w.mu.Unlock()
+	w.t.mu.Lock()
+	w.t.terms = a
+	w.t.mu.Unlock()
+	if err := w.renew(ctx); err != nil {
+		return err
+	}
+	w.t.cur.Store(p)
+	return nil
+}
+
+// newest is the number of the newest voucher that claims show.
+func newest(claims []session.Claim) (seq uint64) {
+	for _, c := range claims {
+		seq = max(seq, c.Voucher.Seq)
+	}
+	return seq
+}
+
+func draw() (b [32]byte) {
+	rand.Read(b[:])
+	return b
+}
+
+// renew signs the voucher that is due, shows it, and waits until the exit took it.
+func (w *purse) renew(ctx context.Context) error {
+	if err := w.sign(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	for {
+		w.mu.Lock()
+		_, waits := w.payer.Waiting()
+		refusal := w.refusal
+		w.mu.Unlock()
+		switch {
+		case !waits:
+			return nil
+		case refusal != "":
+			return top.Errorf(top.Denied, "exit %s: %s", w.t.to.name, refusal)
+		}
+		w.show()
+		if !pause(ctx, 10*time.Millisecond) {
+			return top.Errorf(top.Offline, "exit %s does not take a voucher", w.t.to.name)
+		}
+	}
+}
+
+const askWait = 10 * time.Second
+
+// sign has the voucher that is due signed by the wallet. Ticks go on meanwhile.
+func (w *purse) sign(ctx context.Context) error {
+	w.mu.Lock()
+	payer, ch := w.payer, w.ch
+	r, due, err := payer.Renew(w.t.now())
+	if old, waits := payer.Waiting(); !due && err == nil && waits && old.Voucher.Sig == [64]byte{} {
+		r, due = old, true // the wallet did not answer the last time
+	}
+	w.mu.Unlock()
+	if !due || err != nil {
+		return err
+	}
+	ch.Seq = r.Voucher.Seq
+	if err := w.c.remember(ch); err != nil {
+		return err
+	}
+	signed, err := w.c.cfg.Wallet.SignVoucher(ctx, api.SignRequest{Service: Service, Peer: w.t.to.node, Body: r.Voucher.Encode()})
+	if err != nil {
+		return err
+	}
+	var v session.Voucher
+	if err := v.Decode(signed.Body); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	err = payer.Signed(v)
+	w.shown = time.Time{}
+	w.mu.Unlock()
+	if err == nil {
+		w.show()
+	}
+	return err
+}
+
+// show sends the voucher that waits, again when it is time.
+func (w *purse) show() {
+	w.mu.Lock()
+	if w.payer == nil {
+		w.mu.Unlock()
+		return
+	}
+	r, waits := w.payer.Waiting()
+	now := w.t.now()
+	if !waits || r.Voucher.Sig == [64]byte{} || now.Sub(w.shown) < max(resendAfter, 2*time.Duration(w.t.rtt.Load())) {
+		w.mu.Unlock()
+		return
+	}
+	w.shown = now
+	id := w.p.id
+	w.mu.Unlock()
+	w.t.say(told{mVoucher, id, r.Encode()}.encode())
+}
+
+// run pays until ctx ends or the exit is gone: then the error says why. ready is
+// called once, when the exit carries.
+func (w *purse) run(ctx context.Context, ready func()) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.listen(ctx) })
+	g.Go(func() error {
+		opening, cancel := context.WithTimeout(ctx, openWait)
+		defer cancel()
+		if err := w.begin(opening); err != nil {
+			return err
+		}
+		ready()
+		return w.promise(ctx)
+	})
+	return g.Wait()
+}
+
+const openWait = 45 * time.Second // a channel may have to be opened on the chain first
+
+// listen takes what the exit says, ticks, and notices when it says nothing any more.
+func (w *purse) listen(ctx context.Context) error {
+	beat := time.NewTicker(50 * time.Millisecond)
+	defer beat.Stop()
+	asked, pinged := w.t.now(), time.Time{}
+	began := w.t.now()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case b := <-w.t.words:
+			w.heard(b)
+		case <-w.t.moved:
+			w.tick(false)
+		case <-beat.C:
+			now := w.t.now()
+			if now.Sub(pinged) >= pingEvery {
+				pinged = now
+				w.t.ping(w.id())
+			}
+			if now.Sub(asked) >= receiptEvery {
+				asked = now
+				w.t.say(told{mReceipt, w.id(), nil}.encode())
+			}
+			if now.Sub(began) > deadAfter && w.t.silent() > deadAfter {
+				return top.Errorf(top.Offline, "exit %s has not answered for %s", w.t.to.name, deadAfter)
+			}
+			w.tick(now.Sub(w.flushed) >= tickEvery)
+			w.show()
+		}
+		if over, why := w.ended(); over {
+			return top.Errorf(top.Offline, "exit %s ended the session: %s", w.t.to.name, why)
+		}
+	}
+}
+
+// promise has vouchers signed as they fall due, and goes on to another channel when
+// one is used up.
+func (w *purse) promise(ctx context.Context) error {
+	for wait := promiseEvery; pause(ctx, wait); {
+		wait = promiseEvery
+		err := w.sign(ctx)
+		if err != nil && w.usedUp() {
+			err = w.begin(ctx)
+		}
+		switch {
+		case err == nil:
+			w.trouble(nil)
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, top.ErrOffline) || errors.Is(err, top.ErrTimeout) || errors.Is(err, top.ErrBusy) || errors.Is(err, top.ErrDenied):
+			w.trouble(err) // what is signed pays on; it may be mended meanwhile
+			wait = time.Second
+		default:
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+const promiseEvery = 20 * time.Millisecond
+
+// usedUp says whether the channel can promise no more.
+func (w *purse) usedUp() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	left, ok := w.ch.Cap.Sub(w.ch.Paid + w.spentLocked())
+	return !ok || left < firstCredit/unit*w.t.to.offer.Price
+}
+
+// trouble notes why no voucher is signed.
+func (w *purse) trouble(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.problem = ""
+	if err != nil {
+		w.problem = "no voucher is signed: " + err.Error() + "; what is signed pays for a little more"
+	}
+}
+
+func (w *purse) id() top.SessionID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.p == nil {
+		return top.SessionID{}
+	}
+	return w.p.id
+}
+
+func (w *purse) ended() (bool, string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.over, w.why
+}
+
+// tick acknowledges what came and what the exit has; all of it, however little, when
+// flush says so.
+func (w *purse) tick(flush bool) {
+	w.mu.Lock()
+	if w.p == nil {
+		w.mu.Unlock()
+		return
+	}
+	got, sent := w.p.got.Load(), w.p.sent.Load()
+	acked := min(sent, w.exitUp) + got
+	units := acked / unit
+	t, due := w.payer.Served(w.p.id, units)
+	if !due && flush {
+		t, due = w.payer.Flush(w.p.id)
+	}
+	if step := (units - min(units, w.units)) * unit / 2; due {
+		w.p.due.Store(got + max(stepLeast, step))
+		w.units = units
+	} else {
+		w.p.due.Store(got + stepLeast)
+	}
+	m := ticking{Session: w.p.id, Up: sent, Sent: w.sent, Got: min(w.got, w.sent)}
+	if due {
+		m.Ticks = []session.Tick{t}
+	}
+	now := w.t.now()
+	stuck := flush && w.ticked < units // a tick may be lost
+	if flush {
+		w.flushed = now
+	}
+	if stuck {
+		m.Ticks = w.payer.Repeat()
+	}
+	w.mu.Unlock()
+	if due || len(m.Ticks) > 0 {
+		w.t.say(m.encode())
+	}
+}
+
+// spentLocked is what this session was paid, with what is acknowledged and not ticked.
+func (w *purse) spentLocked() top.Amount {
+	if w.p == nil {
+		return 0
+	}
+	all, ok := w.t.to.offer.Price.Mul((min(w.p.sent.Load(), w.exitUp) + w.p.got.Load()) / unit)
+	if !ok {
+		return top.MaxSupply
+	}
+	return all
+}
+
+// spent is what this tunnel was paid since it was made.
+func (w *purse) spent() top.Amount {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.before + w.spentLocked()
+}
+
+// end pays the last tick and says goodbye.
+func (w *purse) end() {
+	w.mu.Lock()
+	if w.p == nil {
+		w.mu.Unlock()
+		return
+	}
+	w.units = max(w.units, (min(w.p.sent.Load(), w.exitUp)+w.p.got.Load())/unit)
+	w.payer.Served(w.p.id, w.units)
+	ticks := w.payer.Repeat()
+	id := w.p.id
+	report := ticking{Session: id, Ticks: ticks, Up: w.p.sent.Load(), Sent: w.sent, Got: min(w.got, w.sent)}
+	w.mu.Unlock()
+	if len(ticks) > 0 {
+		w.t.say(report.encode())
+	}
+	w.t.say(told{mReceipt, id, nil}.encode())
+	w.t.say(told{mBye, id, nil}.encode())
+	deadline := time.After(max(200*time.Millisecond, 3*time.Duration(w.t.rtt.Load())))
+	for {
+		select {
+		case b := <-w.t.words:
+			if b[0] == mBye {
+				return
+			}
+			w.heard(b)
+		case <-deadline:
+			return
+		}
+	}
+}

@@ -1,0 +1,486 @@
+package vpn
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"top/lib/api"
+	"top/lib/session"
+	"top/lib/top"
+	"top/lib/wg"
+)
+
+// answer handles what clients say. What asks the chain is handled beside, so that
+// nobody waits for somebody else's block.
+func (e *Exit) answer() {
+	asking := make(chan struct{}, 16) // chain lookups under way
+	for {
+		var h heard
+		select {
+		case h = <-e.heard:
+		case <-e.ctx.Done():
+			return
+		}
+		if h.body[0] != mOpen {
+			e.handle(h)
+			continue
+		}
+		select {
+		case asking <- struct{}{}:
+		default:
+			continue // said again in a moment
+		}
+		e.group.Go(func() error {
+			defer func() { <-asking }()
+			e.open(h)
+			return nil
+		})
+	}
+}
+
+// handle does what one message asks for. What cannot be read is dropped: WireGuard
+// vouches that nobody garbled it on the way.
+func (e *Exit) handle(h heard) {
+	switch h.body[0] {
+	case mPing:
+		var m ping
+		if m.decode(h.body) == nil {
+			e.pinged(h.from, m)
+		}
+	case mTick:
+		var m ticking
+		if m.decode(h.body) == nil {
+			e.ticked(h.from, m)
+		}
+	case mVoucher, mBye, mReceipt:
+		var m told
+		if m.decode(h.body) == nil {
+			e.told(h.from, m)
+		}
+	}
+}
+
+// session is one that a peer speaks for. The caller holds the lock.
+func (e *Exit) session(from netip.Addr, id top.SessionID) *served {
+	for _, a := range e.accounts {
+		if s := a.sessions[id]; s != nil && s.by != nil && s.by.addr6 == from {
+			return s
+		}
+	}
+	return nil
+}
+
+// open begins a session for who shows a ticket.
+func (e *Exit) open(h heard) {
+	var m opening
+	if m.decode(h.body) != nil {
+		return
+	}
+	a, err := e.opened(h.from, m)
+	if err != nil {
+		e.log.Debug("ticket refused", "err", err)
+		e.say(h.from, faultOf(m.Ref, top.SessionID{}, err).encode())
+		return
+	}
+	e.say(h.from, a.encode())
+}
+
+func (e *Exit) opened(from netip.Addr, m opening) (a accepted, err error) {
+	var t session.Ticket
+	if err := t.Decode(m.Ticket); err != nil {
+		return a, err
+	}
+	if m.Key.Inner() != from {
+		return a, top.Errorf(top.Denied, "the key is not that of this tunnel")
+	}
+	row, err := e.channel(t.Channel)
+	if err != nil {
+		return a, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.agrees(t, row); err != nil {
+		return a, err
+	}
+	acct := e.accounts[t.Channel]
+	if acct == nil {
+		cfg := session.MeterConfig{
+			Chain: e.chain, Channel: t.Channel, Payer: t.Payer, Node: t.Node, Cap: row.Cap, Expiry: row.Expiry.Time, Deadline: e.deadline,
+			Paid: row.Paid, Seq: uint64(row.Seq),
+		}
+		acct = &account{cfg: cfg, meter: session.NewMeter(cfg), sessions: map[top.SessionID]*served{}, last: e.now()}
+	}
+	acct.meter.Head(e.answered)
+	s := acct.sessions[t.Session]
+	if s == nil || s.over {
+		if s, err = e.begin(acct, t, m); err != nil {
+			return a, err
+		}
+	}
+	if s.by.key != m.Key {
+		return a, top.Errorf(top.Denied, "session %s is somebody else's", t.Session)
+	}
+	s.heard = e.now()
+	a = accepted{Ref: m.Ref, Ticket: s.ticket.Encode(), Inner4: s.peer.addr4, DNS: []netip.Addr{exit4(), e.inner}, MTU: uint32(e.cfg.MTU), Class: string(e.cfg.Policy.Class()), Own: e.cfg.AllowLoopback}
+	if s.ticket.Session == t.Session {
+		a.Claims = acct.meter.Show()
+	}
+	return a, nil
+}
+
+// channel asks the chain, and waits for a block that is not here yet.
+func (e *Exit) channel(id top.ID) (row api.Channel, err error) {
+	ctx, cancel := context.WithTimeout(e.ctx, chainLag)
+	defer cancel()
+	for {
+		if row, err = e.cfg.Chain.Channel(ctx, id); err != nil || row.Exists {
+			return row, err
+		}
+		if !pause(ctx, chainPause) {
+			return row, e.ctx.Err()
+		}
+	}
+}
+
+const (
+	chainLag   = 5 * time.Second
+	chainPause = 100 * time.Millisecond
+)
+
+// agrees refuses a ticket that is not what this node offers.
+func (e *Exit) agrees(t session.Ticket, row api.Channel) error {
+	switch o := e.offer; {
+	case o.Service == "":
+		return top.Errorf(top.Denied, "this node offers no tunnels on the chain yet")
+	case !row.Exists || row.Closing:
+		return top.Errorf(top.Denied, "channel %s is closed or closing", t.Channel.Short())
+	case row.Provider != e.owner || t.Node != e.cfg.NodeKey.Public() || t.Chain != e.chain:
+		return top.Errorf(top.Denied, "channel %s pays somebody else", t.Channel.Short())
+	case row.Payer != t.Payer:
+		return top.Errorf(top.Denied, "channel %s has another payer", t.Channel.Short())
+	case t.Service != o.Service || t.Unit != o.Unit || t.Price != o.Price:
+		return top.Errorf(top.Denied, "the ticket says %s TOP for %s of %s, the offer is %s for %s (look at the registry again)", t.Price, t.Unit, t.Service, o.Price, o.Unit)
+	}
+	return t.VerifyPayer()
+}
+
+// begin opens a session: the peer is vouched for, and has addresses. The caller holds
+// the lock.
+func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error) {
+	if len(*e.peers.Load()) >= 2*e.cfg.Peers {
+		return nil, &top.Error{Kind: top.Busy, Message: fmt.Sprintf("this exit serves %d clients already", e.cfg.Peers), RetryAfter: time.Minute}
+	}
+	lent := m.Lend != wg.Key{}
+	if !lent {
+		if err := acct.meter.Open(e.now(), t, e.offer); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.SignNode(e.cfg.NodeKey.Signer()); err != nil {
+		return nil, err
+	}
+	s := &served{ticket: t, acct: acct, lend: m.Lend, heard: e.now(), moved: e.now()}
+	by, err := e.welcome(m.Key, !lent)
+	if err != nil {
+		return nil, err
+	}
+	s.by, s.peer = by, by
+	if lent {
+		if s.peer, err = e.welcome(m.Lend, true); err != nil {
+			return nil, err
+		}
+	}
+	if old := s.peer.sess.Swap(s); old != nil {
+		e.end(old, "another session of the same client began")
+		s.peer.sess.Store(s)
+	}
+	acct.sessions[t.Session] = s
+	e.accounts[t.Channel] = acct
+	return s, e.book.write(acct.line(acct.meter.Show()))
+}
+
+// welcome makes a key a peer, with an IPv4 address if it carries packets. The caller
+// holds the lock.
+func (e *Exit) welcome(k wg.Key, carries bool) (*peer, error) {
+	if p := e.peer(k.Inner()); p != nil && p.key == k && (p.addr4.IsValid() || !carries) {
+		return p, nil
+	}
+	p := &peer{key: k, addr6: k.Inner()}
+	var more []netip.Prefix
+	if carries {
+		if p.addr4 = e.addr4(k); !p.addr4.IsValid() {
+			return nil, top.Errorf(top.Busy, "no inner address is free")
+		}
+		more = append(more, netip.PrefixFrom(p.addr4, 32))
+	}
+	if err := e.admit.Vouch(k, more...); err != nil {
+		return nil, err
+	}
+	e.join(p)
+	return p, nil
+}
+
+// end closes a session. What it earned stays. The caller holds the lock.
+func (e *Exit) end(s *served, why string) {
+	if s.over {
+		return
+	}
+	s.over, s.why = true, why
+	s.gate.stop()
+	e.pardon(s)
+	s.acct.meter.Close(s.ticket.Session)
+	for _, p := range []*peer{s.by, s.peer} {
+		if p != nil && (p.sess.Load() == s || p.sess.Load() == nil) {
+			p.sess.Store(nil)
+			if e.peer(p.addr6) == p {
+				e.leave(p)
+			}
+		}
+	}
+}
+
+// A session that ends leaves what its client did not tick any more, as when it was
+// killed. Up to 8 units of a channel and a sixteenth of what it paid are forgiven;
+// more stays a debt, and lessens the channel's credit.
+const (
+	pardonFree  = 8
+	pardonShare = 16
+)
+
+// pardon forgives a session's last units. The caller holds the lock.
+func (e *Exit) pardon(s *served) {
+	if s.lent() {
+		return
+	}
+	m, id := s.acct.meter, s.ticket.Session
+	if used := s.gate.used.Load() / unit; used > s.units && m.Serve(e.now(), id, used-s.units) == nil {
+		s.units = used
+	}
+	paid := uint64(1 << 32)
+	if s.ticket.Price > 0 {
+		paid = uint64(m.Owed() / s.ticket.Price)
+	}
+	most := pardonFree + paid/pardonShare
+	s.acct.pardoned += m.Lost(id, most-min(most, s.acct.pardoned))
+}
+
+func (e *Exit) pinged(from netip.Addr, m ping) {
+	a := state{Nonce: m.Nonce, Session: m.Session}
+	if m.Session != (top.SessionID{}) {
+		e.mu.Lock()
+		s := e.session(from, m.Session)
+		if s == nil || s.over {
+			e.mu.Unlock()
+			why := top.Errorf(top.NotFound, "no session %s here (begin another)", m.Session)
+			if s != nil {
+				why = top.Errorf(top.NotFound, "session %s is over: %s", m.Session, s.why)
+			}
+			e.say(from, faultOf(0, m.Session, why).encode())
+			return
+		}
+		s.heard = e.now()
+		free := e.credit(s)
+		a = s.state(m.Nonce)
+		e.mu.Unlock()
+		e.release(s, free)
+	}
+	e.say(from, a.encode())
+}
+
+// state is what the exit says of a session. The caller holds the lock.
+func (s *served) state(nonce uint64) state {
+	a := state{Nonce: nonce, Session: s.ticket.Session, Up: s.up.Load(), Down: s.down.Load(), Limit: s.gate.limit.Load(), Units: s.paidUnits(), Why: s.why}
+	s.said = a.Up + a.Down
+	return a
+}
+
+// ticked takes ticks, and believes the report within reason.
+func (e *Exit) ticked(from netip.Addr, m ticking) {
+	e.mu.Lock()
+	s := e.session(from, m.Session)
+	if s == nil || s.over {
+		e.mu.Unlock()
+		e.say(from, faultOf(0, m.Session, top.Errorf(top.NotFound, "no session %s here (begin another)", m.Session)).encode())
+		return
+	}
+	s.heard = e.now()
+	for i := range m.Ticks {
+		if err := s.acct.meter.Tick(e.now(), &m.Ticks[i]); err != nil {
+			e.log.Warn("tick", "session", m.Session, "err", err)
+		}
+	}
+	e.forgive(s, m)
+	free := e.credit(s)
+	a := s.state(0)
+	e.mu.Unlock()
+	e.release(s, free)
+	e.say(from, a.encode())
+}
+
+// Loss is the client's word: what it did not get it does not pay (X2). It is believed
+// up to an eighth of what was paid and 16 units; who says that he loses more is served
+// at the rate at which he pays.
+const (
+	lossShare = 8
+	lossFree  = 16
+)
+
+// forgive takes back units that the client did not get. The caller holds the lock.
+func (e *Exit) forgive(s *served, m ticking) {
+	if m.Sent > s.down.Load() || s.lent() {
+		return
+	}
+	s.lost = max(s.lost, m.Sent-m.Got)
+	most := s.acct.meter.Paid(s.ticket.Session)/lossShare + lossFree
+	if want := min(s.lost/unit, most); want > s.forgiven {
+		s.forgiven += s.acct.meter.Lost(s.ticket.Session, want-s.forgiven)
+	}
+}
+
+// credit gives the meter what was used, and raises the limit to what may be (X1). The
+// result is for release. The caller holds the lock.
+func (e *Exit) credit(s *served) [][]byte {
+	if s.over {
+		return nil
+	}
+	used := s.gate.used.Load() / unit // a unit that is begun is the exit's risk, not a debt
+	m, id := s.acct.meter, s.ticket.Session
+	m.Head(e.answered)
+	if s.lent() {
+		s.why = ""
+		if left := s.bought(); used >= left {
+			s.why = "what was lent is used up (top-vpn lend goes on)"
+		}
+		return s.gate.raise(s.bought() * unit)
+	}
+	if used > s.units {
+		if err := m.Serve(e.now(), id, used-s.units); err != nil {
+			s.why = err.Error()
+			s.gate.stop()
+			return nil
+		}
+		s.units = used
+	}
+	if err := m.Serve(e.now(), id, 0); err != nil {
+		s.why = err.Error()
+		s.gate.stop()
+		return nil
+	}
+	s.why = ""
+	return s.gate.raise((s.units + m.Credit(id)) * unit)
+}
+
+// release sends what waited for a tick.
+func (e *Exit) release(s *served, free [][]byte) {
+	for _, p := range free {
+		s.down.Add(uint64(len(p)))
+	}
+	if len(free) > 0 {
+		e.dev.Inject(free...)
+	}
+}
+
+func (e *Exit) told(from netip.Addr, m told) {
+	e.mu.Lock()
+	s := e.session(from, m.Session)
+	if s == nil {
+		e.mu.Unlock()
+		e.say(from, faultOf(0, m.Session, top.Errorf(top.NotFound, "no session %s here (begin another)", m.Session)).encode())
+		return
+	}
+	s.heard = e.now()
+	var answers [][]byte
+	var free [][]byte
+	switch m.Kind {
+	case mVoucher:
+		var r session.Renewal
+		if r.Decode(m.Body) != nil {
+			break
+		}
+		a := taken{Session: m.Session, Seq: r.Voucher.Seq}
+		if err := s.acct.meter.Renew(e.now(), r); err != nil {
+			a.Seq, a.Claims = 0, s.acct.meter.Show()
+			answers = append(answers, faultOf(r.Voucher.Seq, m.Session, err).encode())
+		}
+		free = e.credit(s)
+		answers = append(answers, a.encode(), s.state(0).encode())
+	case mReceipt:
+		if err := s.enter(e.now(), true); err == nil {
+			if r, ok, err := e.receipt(s); ok && err == nil {
+				answers = append(answers, told{mReceipt, m.Session, r.Encode()}.encode())
+			}
+		}
+	case mBye:
+		var t session.Tick
+		if len(m.Body) > 0 && t.Decode(m.Body) == nil {
+			s.acct.meter.Tick(e.now(), &t)
+		}
+		answers = append(answers, told{mBye, m.Session, nil}.encode())
+	}
+	e.mu.Unlock()
+	e.release(s, free)
+	for _, a := range answers {
+		e.say(from, a)
+	}
+	if m.Kind == mBye {
+		e.mu.Lock()
+		e.end(s, "the client ended it")
+		e.mu.Unlock()
+	}
+}
+
+// tend looks at every session: credit, what the client should know, what is over; and
+// keeps what was earned.
+func (e *Exit) tend(second bool) error {
+	type word struct {
+		to   netip.Addr
+		body []byte
+	}
+	var words []word
+	type freed struct {
+		s    *served
+		pkts [][]byte
+	}
+	var frees []freed
+	e.mu.Lock()
+	now := e.now()
+	for _, a := range e.accounts {
+		for id, s := range a.sessions {
+			if s.over {
+				if now.Sub(s.heard) > idleAfter && !s.unsaid && len(s.entries) == 0 {
+					delete(a.sessions, id)
+				}
+				continue
+			}
+			passed := s.up.Load() + s.down.Load()
+			if passed != s.seen {
+				s.seen, s.moved = passed, now
+			}
+			if now.Sub(s.heard) > idleAfter && (!s.lent() || now.Sub(s.moved) > lentIdle) {
+				e.end(s, "nothing was heard of the client")
+				continue
+			}
+			if free := e.credit(s); len(free) > 0 {
+				frees = append(frees, freed{s, free})
+			}
+			if passed != s.said {
+				words = append(words, word{s.by.addr6, s.state(0).encode()})
+			}
+		}
+	}
+	err := e.keep(now, second)
+	e.mu.Unlock()
+	for _, f := range frees {
+		e.release(f.s, f.pkts)
+	}
+	for _, w := range words {
+		e.say(w.to, w.body)
+	}
+	return err
+}
+
+// lentIdle is how long a stock client may be silent: it says nothing by itself, and
+// its prepaid channel waits for it.
+const lentIdle = 30 * 24 * time.Hour
