@@ -17,7 +17,8 @@ import (
 var floors = map[string]string{
 	"top":  "",
 	"wire": "top", "pipe": "top",
-	"keys": "top wire", "home": "top keys", "sock": "top home",
+	"edwards": "",
+	"keys":    "top wire edwards", "home": "top keys", "sock": "top home",
 	"tool": "top pipe", "api": "top wire pipe sock keys", "mesh": "top keys",
 	"session": "top wire keys", "delivery": "top keys session", "audit": "top wire keys", "capacity": "top wire keys", "envelope": "top wire keys", "cross": "top wire keys",
 	"netstack": "top", "socks": "top",

@@ -1,0 +1,16 @@
+//go:build !amd64
+
+package edwards
+
+// fast says that this processor has lanes of its own: not yet.
+const fast = false
+
+func mulLanes(o, a, b *element)        { mulPlain(o, a, b) }
+func squareLanes(o, a *element, n int) { squarePlain(o, a, n) }
+func addLanes(o, a, b *element)        { addPlain(o, a, b) }
+func subLanes(o, a, b *element)        { subPlain(o, a, b) }
+func sumLanes(p *lanes, rows *Point, list *uint32, steps int, scratch *lanes) {
+	panic("edwards: no lanes")
+}
+func addPointLanes(p, q *lanes, d2 *element, scratch *lanes) { panic("edwards: no lanes") }
+func doubleLanes(p *lanes, n int, scratch *lanes)            { panic("edwards: no lanes") }
