@@ -41,22 +41,28 @@ func load(t testing.TB, name string, v any) {
 	}
 }
 
+// ways are the two ways of a batch: in lanes and by curve25519-voi. Where the
+// processor has no lanes the first runs the plain code of lib/edwards.
+var ways = map[string]bool{"lanes": true, "voi": false}
+
 // judged is the verdict on a signature, single and in a batch, alone and among
-// good ones. They must not differ.
-func judged(t *testing.T, pub [32]byte, msg []byte, sig [64]byte) bool {
+// good ones, both ways. They must not differ.
+func judged(t testing.TB, pub [32]byte, msg []byte, sig [64]byte) bool {
 	t.Helper()
 	single := VerifyRaw(pub, msg, sig)
-	alone := NewBatch(1, nil)
-	alone.Add(pub, msg, sig)
-	if all, each := alone.Verify(rand.Reader); all != single || !single && (len(each) != 1 || each[0]) {
-		t.Errorf("key %x sig %x: single %v, batch %v %v", pub, sig, single, all, each)
-	}
-	good, among := key(9), NewBatch(3, new(Ring))
-	among.Add(good.Public(), msg, good.Sign(msg))
-	among.Add(pub, msg, sig)
-	among.Add(good.Public(), nil, good.Sign(nil))
-	if all, each := among.Verify(rand.Reader); all != single || !single && (len(each) != 3 || !each[0] || each[1] || !each[2]) {
-		t.Errorf("key %x sig %x: single %v, among good ones %v %v", pub, sig, single, all, each)
+	for way, lanes := range ways {
+		alone := newBatch(1, nil, lanes)
+		alone.Add(pub, msg, sig)
+		if all, each := alone.Verify(rand.Reader); all != single || !single && (len(each) != 1 || each[0]) {
+			t.Errorf("%s: key %x sig %x: single %v, batch %v %v", way, pub, sig, single, all, each)
+		}
+		good, among := key(9), newBatch(3, new(Ring), lanes)
+		among.Add(good.Public(), msg, good.Sign(msg))
+		among.Add(pub, msg, sig)
+		among.Add(good.Public(), nil, good.Sign(nil))
+		if all, each := among.Verify(rand.Reader); all != single || !single && (len(each) != 3 || !each[0] || each[1] || !each[2]) {
+			t.Errorf("%s: key %x sig %x: single %v, among good ones %v %v", way, pub, sig, single, all, each)
+		}
 	}
 	return single
 }

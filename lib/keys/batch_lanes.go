@@ -1,0 +1,143 @@
+package keys
+
+import (
+	"crypto/sha512"
+	"encoding/binary"
+	"io"
+
+	"top/lib/edwards"
+)
+
+// inLanes judges by lib/edwards, which reads eight points at a time. Therefore what
+// add takes stays encoded until prepare.
+type inLanes struct {
+	ring  *Ring
+	items []laneItem
+	rs    [][32]byte      // R of each item, encoded
+	read  int             // items that prepare has read
+	r     []edwards.Point // R of each that was read
+	rOK   []bool
+	key   map[[32]byte]int32 // an item's place in keys
+	keys  []laneKey
+	known int // keys that prepare has read
+	sum   edwards.Sum
+	hash  []byte // scratch
+}
+
+type laneItem struct {
+	key int32
+	ok  bool // s is below l
+	s   edwards.Scalar
+	k   [8]uint64 // SHA-512(R, A, msg) as a number, not reduced
+}
+
+type laneKey struct {
+	pub    [32]byte
+	point  *edwards.Point // nil when the key is none
+	factor edwards.Wide   // scratch of good
+	used   bool           // scratch of good
+}
+
+func newLanes(n int, ring *Ring) *inLanes {
+	return &inLanes{ring: ring, items: make([]laneItem, 0, n), rs: make([][32]byte, 0, n), key: make(map[[32]byte]int32)}
+}
+
+func (b *inLanes) add(pub [32]byte, msg []byte, sig [64]byte) {
+	n, ok := b.key[pub]
+	if !ok {
+		n = int32(len(b.keys))
+		b.key[pub] = n
+		b.keys = append(b.keys, laneKey{pub: pub})
+	}
+	b.items = append(b.items, laneItem{key: n})
+	i := &b.items[len(b.items)-1]
+	i.ok = i.s.Read(sig[32:])
+	b.rs = append(b.rs, [32]byte(sig[:]))
+	b.hash = append(append(append(b.hash[:0], sig[:32]...), pub[:]...), msg...)
+	sum := sha512.Sum512(b.hash)
+	for j := range i.k {
+		i.k[j] = binary.LittleEndian.Uint64(sum[8*j:])
+	}
+}
+
+func (b *inLanes) prepare() {
+	n := len(b.items)
+	b.r = append(b.r, make([]edwards.Point, n-b.read)...)
+	b.rOK = append(b.rOK, make([]bool, n-b.read)...)
+	edwards.Decompress(b.r[b.read:], b.rOK[b.read:], b.rs[b.read:])
+	b.read = n
+	b.ring.points(b.keys[b.known:])
+	b.known = len(b.keys)
+}
+
+// good is good of oneByOne.
+func (b *inLanes) good(from, to int, rand io.Reader) bool {
+	for i := from; i < to; i++ {
+		k := &b.keys[b.items[i].key]
+		if !b.items[i].ok || !b.rOK[i] || k.point == nil {
+			return false
+		}
+		k.used = false
+	}
+	random := draw(rand, 16*(to-from))
+	var s edwards.Wide
+	b.sum.Reset(1 + 2*(to-from))
+	for i := from; i < to; i++ {
+		it := &b.items[i]
+		k := &b.keys[it.key]
+		if !k.used {
+			k.used, k.factor = true, edwards.Wide{}
+		}
+		// Never zero, and 126 bits of chance are left. More than 127 bits would need
+		// one more window.
+		z := [2]uint64{binary.LittleEndian.Uint64(random[16*(i-from):]) | 1, binary.LittleEndian.Uint64(random[16*(i-from)+8:]) >> 1}
+		s.AddProduct(z, it.s[:])
+		k.factor.AddProduct(z, it.k[:])
+		b.sum.Add(&b.r[i], &edwards.Scalar{z[0], z[1]})
+	}
+	for i := from; i < to; i++ {
+		if k := &b.keys[b.items[i].key]; k.used {
+			factor := k.factor.Reduced()
+			b.sum.Add(k.point, &factor)
+			k.used = false
+		}
+	}
+	factor := s.Reduced()
+	factor = factor.Negative()
+	base := edwards.Base()
+	b.sum.Add(&base, &factor)
+	return b.sum.SmallOrder()
+}
+
+// points reads keys, eight at a time, except those that the ring has.
+func (r *Ring) points(keys []laneKey) {
+	var missing []int
+	if r == nil {
+		r = new(Ring)
+	}
+	r.mu.Lock()
+	for i := range keys {
+		if keys[i].point = r.getLocked(keys[i].pub).lanes; keys[i].point == nil {
+			missing = append(missing, i)
+		}
+	}
+	r.mu.Unlock()
+	encoded, ok := make([][32]byte, len(missing)), make([]bool, len(missing))
+	for i, n := range missing {
+		encoded[i] = keys[n].pub
+	}
+	points := make([]edwards.Point, len(missing))
+	edwards.Decompress(points, ok, encoded)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, n := range missing {
+		if !ok[i] {
+			continue
+		}
+		// Its own allocation: a key that stays must not hold the others.
+		p := points[i]
+		k := r.getLocked(keys[n].pub)
+		k.lanes, keys[n].point = &p, &p
+		r.putLocked(keys[n].pub, k)
+	}
+}
