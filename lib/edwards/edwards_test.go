@@ -523,10 +523,9 @@ func TestF1_Scalars(t *testing.T) {
 		}
 	}
 	for c := 4; c <= 8; c++ {
-		d := make([]int8, (253/c+8)/8*8)
 		for range 1000 {
-			k := anyScalar(r)
-			k.digits(d, c)
+			k, d := anyScalar(r), [64]int8{}
+			k.digits(&d, c)
 			sum := new(big.Int)
 			for i := len(d) - 1; i >= 0; i-- {
 				if n := int(d[i]); max(n, -n) > 1<<(c-1) {
@@ -630,6 +629,39 @@ func TestBase(t *testing.T) {
 		s.Add(&b, &Scalar{l[0] + add, l[1], l[2], l[3]})
 		if s.SmallOrder() != (add == 0) {
 			t.Errorf("l+%d times the base point", add)
+		}
+	}
+}
+
+func TestF2_Hashes(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	for round := range 300 {
+		n := 1 + r.IntN(20)
+		texts, sums, want := make([][]byte, n), make([][8]uint64, n), make([][8]uint64, n)
+		for i := range texts {
+			size := 214
+			if round%2 == 0 {
+				size = r.IntN(600)
+			}
+			texts[i] = make([]byte, size)
+			for j := range texts[i] {
+				texts[i][j] = byte(r.Uint32())
+			}
+		}
+		Sums(sums, texts)
+		sumsPlain(want, texts)
+		for i := range sums {
+			if sums[i] != want[i] {
+				t.Fatalf("%d of %d texts, of %d bytes: %x, want %x", i, n, len(texts[i]), sums[i], want[i])
+			}
+		}
+	}
+	for size := range 400 { // every length of the padding
+		text := [][]byte{make([]byte, size)}
+		sums, want := make([][8]uint64, 1), make([][8]uint64, 1)
+		Sums(sums, text)
+		if sumsPlain(want, text); sums[0] != want[0] {
+			t.Fatalf("%d bytes: %x, want %x", size, sums[0], want[0])
 		}
 	}
 }

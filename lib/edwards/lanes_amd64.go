@@ -42,3 +42,9 @@ func addPointLanes(p, q *lanes, d2 *element, scratch *lanes)
 //
 //go:noescape
 func doubleLanes(p *lanes, n int, scratch *lanes)
+
+// blockLanes hashes a block of 128 bytes into each lane of a SHA-512 state that is in
+// live. The others are read at data too, and nothing comes of it.
+//
+//go:noescape
+func blockLanes(state *[8][8]uint64, data *[8]*byte, round *[80]uint64, live uint64)

@@ -14,3 +14,7 @@ func sumLanes(p *lanes, rows *Point, list *uint32, steps int, scratch *lanes) {
 }
 func addPointLanes(p, q *lanes, d2 *element, scratch *lanes) { panic("edwards: no lanes") }
 func doubleLanes(p *lanes, n int, scratch *lanes)            { panic("edwards: no lanes") }
+
+func blockLanes(state *[8][8]uint64, data *[8]*byte, round *[80]uint64, live uint64) {
+	panic("edwards: no lanes")
+}

@@ -99,29 +99,29 @@ func (k *Scalar) Negative() Scalar {
 }
 
 // digits writes k as the sum of d[w] 2^(cw), each digit at least -2^(c-1) and below
-// 2^(c-1), except that of the last of all windows, which may be as much.
-func (k *Scalar) digits(d []int8, c int) {
-	words := [5]uint64{k[0], k[1], k[2], k[3], 0}
+// 2^(c-1), but the last may be as much. Half of a window's range is added to every window
+// but the last and taken from every digit, so no digit waits for a carry.
+func (k *Scalar) digits(d *[64]int8, c int) {
 	half := uint64(1) << (c - 1)
-	over, length := uint64(0), 0
-	for i, w := range k {
-		if w > 0 {
-			length = 64*i + bits.Len64(w)
-		}
+	n := [5]uint64{k[0], k[1], k[2], k[3], 0}
+	var carry uint64
+	for i, w := range halves[c-4] {
+		n[i], carry = bits.Add64(n[i], w, carry)
 	}
-	for w := range d {
+	last := 253 / c
+	for w := range last {
 		at := w * c
-		if at >= length && over == 0 {
-			clear(d[w:])
-			return
-		}
-		v := words[at>>6]>>(at&63) | words[at>>6+1]<<1<<(63-at&63)
-		v = v&(2*half-1) + over
-		over = 0
-		if v >= half && w < len(d)-1 {
-			over = 1
-			v -= 2 * half
-		}
-		d[w] = int8(v)
+		v := n[at>>6&3]>>(at&63) | n[at>>6&3+1]<<1<<(63-at&63)
+		d[w&63] = int8(v&(2*half-1) - half)
 	}
+	d[last] = int8(n[3] >> (last*c - 192))
+}
+
+// halves[c-4] is the sum of 2^(c-1) 2^(cw) for all windows but the last, w < 253/c.
+var halves = [5]Scalar{
+	{0x8888888888888888, 0x8888888888888888, 0x8888888888888888, 0x888888888888888},
+	{0x842108421084210, 0x1084210842108421, 0x2108421084210842, 0x210842108421084},
+	{0x820820820820820, 0x2082082082082082, 0x8208208208208208, 0x820820820820820},
+	{0x4081020408102040, 0x2040810204081020, 0x1020408102040810, 0x810204081020408},
+	{0x8080808080808080, 0x8080808080808080, 0x8080808080808080, 0x80808080808080},
 }

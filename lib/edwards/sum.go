@@ -1,13 +1,16 @@
 package edwards
 
+import "slices"
+
 // A Sum is a sum of multiples of points. The zero Sum is empty.
 type Sum struct {
 	rows    []Point // the first is the neutral point
 	scalars []Scalar
 
 	// Memory that SmallOrder uses again.
-	digits  []int8
+	digits  []uint64 // eight digits each
 	counts  []uint32
+	next    []uint32
 	order   []uint32
 	list    []uint32
 	buckets []lanes
@@ -47,35 +50,50 @@ func (s *Sum) Add(p *Point, k *Scalar) {
 // It is Pippenger's way ("Faster batch forgery identification", Bernstein, Doumen,
 // Lange, Oosterwijk, 2012, section 4): each scalar is digits of c bits, in windows; in
 // each window the points of one digit are added into one bucket, and bucket j
-// counts j times. A lane adds up one bucket after another; then it has a window.
-// Lane i has windows iv to iv+v-1 of 8v.
+// counts j times. A lane adds up one bucket after another; then it has a window, and
+// eight windows are done at a time.
 func (s *Sum) SmallOrder() bool {
 	c := s.width()
-	v := (253/c + 8) / 8
-	if cap(s.digits) < 8*v*len(s.scalars) {
-		s.digits = make([]int8, 8*v*len(s.scalars))
-	}
-	s.digits = s.digits[:8*v*len(s.scalars)]
-	for i := range s.scalars {
-		s.scalars[i].digits(s.digits[8*v*i:][:8*v], c)
-	}
+	s.recode(c)
 	if s.work == nil {
 		s.work = new(work)
 	}
-	w, d2 := s.work, same(curve2D)
+	w, d2, n := s.work, same(curve2D), len(s.scalars)
 	w.total = neutral()
-	for i := v - 1; i >= 0; i-- {
-		s.windows(c, v, i)
-		w.total.double(c, &w.scratch)
+	for i := windows(c)/8 - 1; i >= 0; i-- {
+		s.window(c, s.digits[i*n:][:n])
+		w.total.double(8*c, &w.scratch)
 		w.total.add(&w.acc, &d2, &w.scratch)
 	}
 	for half := 4; half > 0; half /= 2 {
 		w.acc = w.total.down(half)
-		w.acc.double(half*c*v, &w.scratch)
+		w.acc.double(half*c, &w.scratch)
 		w.total.add(&w.acc, &d2, &w.scratch)
 	}
 	w.total.double(3, &w.scratch)
 	return w.total.x.lane(0) == [5]uint64{} && w.total.y.lane(0) == w.total.z.lane(0)
+}
+
+// windows is the number of windows of c bits, in eights.
+func windows(c int) int { return (253/c + 8) / 8 * 8 }
+
+// recode makes the digits: those of windows 8i to 8i+7 of scalar j are the bytes of
+// word i len(scalars) + j.
+func (s *Sum) recode(c int) {
+	n := len(s.scalars)
+	if size := windows(c) / 8 * n; cap(s.digits) < size {
+		s.digits = make([]uint64, size, size+size/8)
+	}
+	s.digits = s.digits[:windows(c)/8*n]
+	for j := range s.scalars {
+		var d [64]int8
+		s.scalars[j].digits(&d, c)
+		for i := 0; i < windows(c); i += 8 {
+			eight := d[i : i+8]
+			s.digits[i/8*n+j] = uint64(uint8(eight[0])) | uint64(uint8(eight[1]))<<8 | uint64(uint8(eight[2]))<<16 | uint64(uint8(eight[3]))<<24 |
+				uint64(uint8(eight[4]))<<32 | uint64(uint8(eight[5]))<<40 | uint64(uint8(eight[6]))<<48 | uint64(uint8(eight[7]))<<56
+		}
+	}
 }
 
 // down moves lane i+n to lane i.
@@ -94,7 +112,7 @@ func (p *lanes) down(n int) (q lanes) {
 func (s *Sum) width() (best int) {
 	least := 0
 	for c := 4; c <= 8; c++ {
-		n := 2 * (253/c + 8) / 8 * 8 << (c - 1)
+		n := 2 * windows(c) << (c - 1)
 		for i := range s.scalars {
 			if k := &s.scalars[i]; k[2]|k[3] == 0 {
 				n += 128/c + 1
@@ -109,10 +127,10 @@ func (s *Sum) width() (best int) {
 	return best
 }
 
-// windows sets acc to the sums of windows i, v+i, 2v+i, …, one in each lane.
-func (s *Sum) windows(c, v, i int) {
+// window sets acc to the sums of eight windows, one in each lane.
+func (s *Sum) window(c int, digits []uint64) {
 	half := 1 << (c - 1)
-	s.sort(half, v, i)
+	s.sort(c, digits)
 	w, d2 := s.work, same(curve2D)
 	at := 0
 	for n := 0; n < len(s.order); n += 8 {
@@ -143,62 +161,59 @@ func (p *lanes) put(to int, q *lanes, from int) {
 	}
 }
 
-// sort fills s.order with the buckets of eight windows, bucket j of lane i as
-// half i + j, the fullest first, and s.list with their points, eight buckets beside
-// one another. s.counts is how many points each bucket has.
-func (s *Sum) sort(half, v, i int) {
-	if len(s.counts) != 8*half {
-		s.counts, s.order = make([]uint32, 8*half), make([]uint32, 8*half)
-		s.buckets = make([]lanes, half)
+// sort fills s.order with the buckets of eight windows, the fullest first, and s.list
+// with their points, those of eight buckets side by side. Bucket j of lane l has number
+// l 2^(c-1) + j-1; s.counts is how many points each has.
+func (s *Sum) sort(c int, digits []uint64) {
+	size := 8 << (c - 1)
+	if len(s.counts) != size {
+		s.counts, s.next, s.order = make([]uint32, size), make([]uint32, size), make([]uint32, size)
+		s.buckets = make([]lanes, size/8)
 	}
-	clear(s.counts)
-	most := uint32(0)
-	for at := i; at < len(s.digits); {
-		for l := range 8 {
-			if d := int(s.digits[at]); d != 0 {
-				b := l*half + max(d, -d) - 1
-				s.counts[b]++
-				most = max(most, s.counts[b])
+	counts, next := s.counts, s.next
+	clear(counts)
+	for _, d := range digits {
+		for at := -1; d != 0; d >>= 8 {
+			if n := int(int8(d)); n != 0 {
+				counts[at+max(n, -n)]++
 			}
-			at += v
+			at += size / 8
 		}
 	}
+	most := slices.Max(counts)
 	place := make([]uint32, most+2) // of the first bucket with most - n points
-	for _, n := range s.counts {
+	for _, n := range counts {
 		place[most-n+1]++
 	}
 	for n := range most {
 		place[n+1] += place[n]
 	}
-	for b, n := range s.counts {
+	for b, n := range counts {
 		s.order[place[most-n]] = uint32(b)
 		place[most-n]++
 	}
-	next := make([]uint32, 8*half) // where a bucket's next point goes
-	size := uint32(0)
+	total := uint32(0)
 	for n := 0; n < len(s.order); n += 8 {
 		for l, b := range s.order[n : n+8] {
-			next[b] = size + uint32(l)
+			next[b] = total + uint32(l) // where its next point goes
 		}
-		size += 8 * s.counts[s.order[n]]
+		total += 8 * counts[s.order[n]]
 	}
-	if uint32(cap(s.list)) < size {
-		s.list = make([]uint32, size+size/8)
+	if uint32(cap(s.list)) < total {
+		s.list = make([]uint32, total+total/8)
 	}
-	s.list = s.list[:size]
+	s.list = s.list[:total]
 	clear(s.list)
-	for at, row := i, uint32(2); at < len(s.digits); row += 2 {
-		for l := range 8 {
-			if d := int(s.digits[at]); d > 0 {
-				b := l*half + d - 1
-				s.list[next[b]] = row
-				next[b] += 8
-			} else if d < 0 {
-				b := l*half - d - 1
-				s.list[next[b]] = row + 1
+	row := uint32(0)
+	for _, d := range digits {
+		row += 2
+		for at := -1; d != 0; d >>= 8 {
+			if n := int(int8(d)); n != 0 {
+				b := at + max(n, -n)
+				s.list[next[b]] = row | uint32(n)>>31
 				next[b] += 8
 			}
-			at += v
+			at += size / 8
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"crypto/sha512"
 	"encoding/binary"
 	"io"
 
@@ -21,7 +20,8 @@ type inLanes struct {
 	keys  []laneKey
 	known int // keys that prepare has read
 	sum   edwards.Sum
-	hash  []byte // scratch
+	texts [8][]byte // of the last items, one for each lane: R, A, msg
+	tail  int       // texts that are not hashed yet
 }
 
 type laneItem struct {
@@ -53,14 +53,26 @@ func (b *inLanes) add(pub [32]byte, msg []byte, sig [64]byte) {
 	i := &b.items[len(b.items)-1]
 	i.ok = i.s.Read(sig[32:])
 	b.rs = append(b.rs, [32]byte(sig[:]))
-	b.hash = append(append(append(b.hash[:0], sig[:32]...), pub[:]...), msg...)
-	sum := sha512.Sum512(b.hash)
-	for j := range i.k {
-		i.k[j] = binary.LittleEndian.Uint64(sum[8*j:])
+	text := &b.texts[b.tail]
+	*text = append(append(append((*text)[:0], sig[:32]...), pub[:]...), msg...)
+	if b.tail++; b.tail == len(b.texts) {
+		b.hash()
 	}
 }
 
+// hash sets k of the last items.
+func (b *inLanes) hash() {
+	var sums [8][8]uint64
+	edwards.Sums(sums[:b.tail], b.texts[:b.tail])
+	last := b.items[len(b.items)-b.tail:]
+	for i := range last {
+		last[i].k = sums[i]
+	}
+	b.tail = 0
+}
+
 func (b *inLanes) prepare() {
+	b.hash()
 	n := len(b.items)
 	b.r = append(b.r, make([]edwards.Point, n-b.read)...)
 	b.rOK = append(b.rOK, make([]bool, n-b.read)...)
