@@ -124,6 +124,8 @@ func extremes() []element {
 		{limbMask - 19, limbMask, limbMask, limbMask, limbMask}, // p - 1
 		{limbMask - 17, limbMask, limbMask, limbMask, limbMask}, // p + 1
 		{0, 0, 0, 0, limit - 1},
+		{limbMask + 1, limbMask, limbMask, limbMask, limbMask}, // 2^255
+		{limit - 1, limbMask, limbMask, limbMask, limbMask},
 		rootOfM1, curveD,
 	} {
 		all = append(all, same(n))
@@ -162,12 +164,13 @@ type implementation struct {
 	name          string
 	mul, add, sub func(o, a, b *element)
 	square        func(o, a *element, n int)
+	reduce        func(o, a *element)
 }
 
 func implementations() []implementation {
-	all := []implementation{{"plain", mulPlain, addPlain, subPlain, squarePlain}}
+	all := []implementation{{"plain", mulPlain, addPlain, subPlain, squarePlain, reducePlain}}
 	if fast {
-		all = append(all, implementation{"lanes", mulLanes, addLanes, subLanes, squareLanes})
+		all = append(all, implementation{"lanes", mulLanes, addLanes, subLanes, squareLanes, reduceLanes})
 	}
 	return all
 }
@@ -194,6 +197,14 @@ func TestF1_FieldOperations(t *testing.T) {
 				m.square(&o, &a, n)
 				e := new(big.Int).Lsh(big.NewInt(1), uint(n))
 				is(t, m.name+" square", &o, func(l int) *big.Int { return new(big.Int).Exp(raw(&a, l), e, prime) })
+			}
+			var reduced element
+			m.reduce(&reduced, &a)
+			is(t, m.name+" reduce", &reduced, func(l int) *big.Int { return raw(&a, l) })
+			for l := range 8 {
+				if got := raw(&reduced, l); got.Cmp(prime) >= 0 || reduced.limbs(l) != a.lane(l) {
+					t.Fatalf("%s: reduced to %x", m.name, got)
+				}
 			}
 			alias := a
 			m.mul(&alias, &alias, &alias)

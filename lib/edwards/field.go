@@ -60,6 +60,15 @@ func (e *element) sub(a, b *element) {
 	}
 }
 
+// reduce sets e to a, below p: two elements are equal then if their limbs are.
+func (e *element) reduce(a *element) {
+	if fast {
+		reduceLanes(e, a)
+	} else {
+		reducePlain(e, a)
+	}
+}
+
 // root sets e to a^((p-5)/8), (p-5)/8 = 2^252 - 3, by 252 squarings and 11
 // multiplications. In the comments is the exponent reached.
 func (e *element) root(a *element) {
@@ -90,9 +99,7 @@ func (e *element) root(a *element) {
 
 // lane is the number in a lane, below p.
 func (e *element) lane(l int) (n [5]uint64) {
-	for i := range n {
-		n[i] = e[i][l]
-	}
+	n = e.limbs(l)
 	carry(&n)
 	// Now n < 2^255 + 2^12, and n >= p exactly when n + 19 >= 2^255.
 	q := (n[0] + 19) >> 51
@@ -106,6 +113,11 @@ func (e *element) lane(l int) (n [5]uint64) {
 	}
 	n[4] &= limbMask
 	return n
+}
+
+// limbs are those of a lane.
+func (e *element) limbs(l int) [5]uint64 {
+	return [5]uint64{e[0][l], e[1][l], e[2][l], e[3][l], e[4][l]}
 }
 
 func (e *element) set(l int, n [5]uint64) {
@@ -183,5 +195,11 @@ func subPlain(e, a, b *element) {
 		}
 		carry(&n)
 		e.set(l, n)
+	}
+}
+
+func reducePlain(e, a *element) {
+	for l := range 8 {
+		e.set(l, a.lane(l))
 	}
 }

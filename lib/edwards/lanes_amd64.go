@@ -28,6 +28,11 @@ func addLanes(o, a, b *element)
 //go:noescape
 func subLanes(o, a, b *element)
 
+// reduceLanes sets o = a below p.
+//
+//go:noescape
+func reduceLanes(o, a *element)
+
 // sumLanes is lanes.sum.
 //
 //go:noescape

@@ -91,6 +91,48 @@ TEXT ·subLanes(SB), NOSPLIT, $0-24
 	VZEROUPPER
 	RET
 
+#define CHAIN(a, b) \
+	VPSRLQ $51, a, Z5; \
+	VPANDQ Z31, a, a; \
+	VPADDQ Z5, b, b
+
+// func reduceLanes(o, a *element)
+//
+// It is lane for all lanes: after the first round of carries the number is below 2^255
+// + 2^12, and Z5 is whether it is p or more.
+TEXT ·reduceLanes(SB), NOSPLIT, $0-16
+	MOVQ o+0(FP), DI
+	MOVQ a+8(FP), SI
+	CONSTANTS
+	LOAD(0, SI, Z0, Z1, Z2, Z3, Z4)
+	CHAIN(Z0, Z1)
+	CHAIN(Z1, Z2)
+	CHAIN(Z2, Z3)
+	CHAIN(Z3, Z4)
+	VPSRLQ      $51, Z4, Z5
+	VPANDQ      Z31, Z4, Z4
+	VPMADD52LUQ Z5, Z30, Z0
+	CHAIN(Z0, Z1)
+	VPADDQ      Z0, Z30, Z5
+	VPSRLQ      $51, Z5, Z5
+	VPADDQ      Z1, Z5, Z5
+	VPSRLQ      $51, Z5, Z5
+	VPADDQ      Z2, Z5, Z5
+	VPSRLQ      $51, Z5, Z5
+	VPADDQ      Z3, Z5, Z5
+	VPSRLQ      $51, Z5, Z5
+	VPADDQ      Z4, Z5, Z5
+	VPSRLQ      $51, Z5, Z5
+	VPMADD52LUQ Z5, Z30, Z0
+	CHAIN(Z0, Z1)
+	CHAIN(Z1, Z2)
+	CHAIN(Z2, Z3)
+	CHAIN(Z3, Z4)
+	VPANDQ      Z31, Z4, Z4
+	STORE(Z0, Z1, Z2, Z3, Z4, 0, DI)
+	VZEROUPPER
+	RET
+
 // A point in memory: X at 0, Y at 320, Z at 640, T at 960.
 // A scratch: four elements at 0, 320, 640, 960.
 

@@ -38,24 +38,28 @@ func decompress(points []Point, ok []bool, encoded [][32]byte) {
 	x.mul(&x, &t)
 	x.mul(&x, &u)
 
-	var negative, times element
+	var minus, times element
 	t.square(&x, 1)
 	t.mul(&t, &v) // vx²: u, or -u, or x is no root
+	minus.sub(new(element), &u)
+	t.reduce(&t)
+	u.reduce(&u)
+	minus.reduce(&minus)
 	for l := range encoded {
-		switch root, want := t.lane(l), u.lane(l); {
-		case root == want:
+		if got := t.limbs(l); got == u.limbs(l) {
 			ok[l] = true
 			times.set(l, one)
-		default:
-			ok[l] = root == negated(want)
+		} else {
+			ok[l] = got == minus.limbs(l)
 			times.set(l, rootOfM1)
 		}
 	}
 	x.mul(&x, &times)
-	negative.sub(new(element), &x)
+	x.reduce(&x)
+	minus.sub(new(element), &x)
 	for l := range encoded {
-		if n := x.lane(l); byte(n[0]&1) != encoded[l][31]>>7 {
-			x.set(l, negative.lane(l))
+		if byte(x[0][l]&1) != encoded[l][31]>>7 {
+			x.set(l, minus.limbs(l))
 		}
 	}
 	write(points, ok, &x, &y)
@@ -90,19 +94,6 @@ func split(b *[32]byte) [5]uint64 {
 		(w2>>25 | w3<<39) & limbMask,
 		w3 >> 12 & limbMask,
 	}
-}
-
-// negated is p - n, for n below p; 0 for 0.
-func negated(n [5]uint64) [5]uint64 {
-	if n == ([5]uint64{}) {
-		return n
-	}
-	m := [5]uint64{1<<51 - 19 - n[0], limbMask - n[1], limbMask - n[2], limbMask - n[3], limbMask - n[4]}
-	for i := range 4 { // a limb below zero borrows of the next
-		m[i+1] -= m[i] >> 63
-		m[i] &= limbMask
-	}
-	return m
 }
 
 // lanes are eight points, in extended coordinates: x = X/Z, y = Y/Z, xy = T/Z.

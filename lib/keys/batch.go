@@ -97,11 +97,13 @@ func draw(rand io.Reader, n int) []byte {
 
 // A Ring keeps public keys in the form in which a batch needs them: to decompress
 // one costs a third of a signature. It holds the last ringKeys used, at least, and
-// twice as many at most, of about 250 bytes each. A nil Ring keeps none. It is safe
-// for concurrent use.
+// twice as many at most, of about 250 bytes each; and the memory in which a batch
+// calculated, 700 bytes for each signature of the largest. A nil Ring keeps none. It
+// is safe for concurrent use.
 type Ring struct {
 	mu       sync.Mutex
 	new, old map[[32]byte]ringKey
+	sum      *edwards.Sum
 }
 
 // A ringKey is a key in the form of the way that asked for it first; the other is

@@ -19,7 +19,6 @@ type inLanes struct {
 	key   map[[32]byte]int32 // an item's place in keys
 	keys  []laneKey
 	known int // keys that prepare has read
-	sum   edwards.Sum
 	texts [8][]byte // of the last items, one for each lane: R, A, msg
 	tail  int       // texts that are not hashed yet
 }
@@ -92,8 +91,10 @@ func (b *inLanes) good(from, to int, rand io.Reader) bool {
 		k.used = false
 	}
 	random := draw(rand, 16*(to-from))
+	sum := b.ring.takeSum()
+	defer b.ring.giveSum(sum)
 	var s edwards.Wide
-	b.sum.Reset(1 + 2*(to-from))
+	sum.Reset(1 + to - from + min(to-from, len(b.keys)))
 	for i := from; i < to; i++ {
 		it := &b.items[i]
 		k := &b.keys[it.key]
@@ -105,20 +106,20 @@ func (b *inLanes) good(from, to int, rand io.Reader) bool {
 		z := [2]uint64{binary.LittleEndian.Uint64(random[16*(i-from):]) | 1, binary.LittleEndian.Uint64(random[16*(i-from)+8:]) >> 1}
 		s.AddProduct(z, it.s[:])
 		k.factor.AddProduct(z, it.k[:])
-		b.sum.Add(&b.r[i], &edwards.Scalar{z[0], z[1]})
+		sum.Add(&b.r[i], &edwards.Scalar{z[0], z[1]})
 	}
 	for i := from; i < to; i++ {
 		if k := &b.keys[b.items[i].key]; k.used {
 			factor := k.factor.Reduced()
-			b.sum.Add(k.point, &factor)
+			sum.Add(k.point, &factor)
 			k.used = false
 		}
 	}
 	factor := s.Reduced()
 	factor = factor.Negative()
 	base := edwards.Base()
-	b.sum.Add(&base, &factor)
-	return b.sum.SmallOrder()
+	sum.Add(&base, &factor)
+	return sum.SmallOrder()
 }
 
 // points reads keys, eight at a time, except those that the ring has.
@@ -151,5 +152,26 @@ func (r *Ring) points(keys []laneKey) {
 		k := r.getLocked(keys[n].pub)
 		k.lanes, keys[n].point = &p, &p
 		r.putLocked(keys[n].pub, k)
+	}
+}
+
+// takeSum gives a sum whose memory was used before, if there is one.
+func (r *Ring) takeSum() *edwards.Sum {
+	if r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if s := r.sum; s != nil {
+			r.sum = nil
+			return s
+		}
+	}
+	return new(edwards.Sum)
+}
+
+func (r *Ring) giveSum(s *edwards.Sum) {
+	if r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.sum = s
 	}
 }
