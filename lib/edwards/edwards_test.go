@@ -610,6 +610,35 @@ func TestF1_Sums(t *testing.T) {
 	}
 }
 
+func TestF1_Checks(t *testing.T) {
+	r := rand.New(rand.NewPCG(15, 16))
+	rows, points := table(t, encodings(12))
+	ground, _ := read([32]byte(slices.Concat([]byte{0x58}, slices.Repeat([]byte{0x66}, 31))))
+	for round := range 30 {
+		n := 1 + round%18
+		checks, ok, want := make([]Check, n), make([]bool, n), make([]bool, n)
+		for i := range checks {
+			a := r.IntN(len(rows))
+			c := Check{A: &rows[a], S: anyScalar(r), K: anyScalar(r)}
+			left := ground.multiple(c.S.big())
+			right := points[a].multiple(c.K.big())
+			right.x = mod(right.x.Neg(right.x))
+			left = left.plus(right)
+			if want[i] = r.IntN(2) == 0; want[i] && r.IntN(2) == 0 {
+				left = left.plus(points[len(points)-1-r.IntN(14)]) // of small order
+			} else if !want[i] {
+				left = left.plus(points[1])
+			}
+			p := write1(left)
+			c.R = &p
+			checks[i] = c
+		}
+		if Judge(checks, ok); !slices.Equal(ok, want) {
+			t.Fatalf("%v, want %v", ok, want)
+		}
+	}
+}
+
 // write1 is a Point of coordinates.
 func write1(a affine) Point {
 	limbs := func(n *big.Int) (l [5]uint64) {
@@ -626,8 +655,7 @@ func write1(a affine) Point {
 }
 
 func TestBase(t *testing.T) {
-	p, _ := read([32]byte{0x58, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
-		0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66})
+	p, _ := read([32]byte(slices.Concat([]byte{0x58}, slices.Repeat([]byte{0x66}, 31))))
 	b, s, want := Base(), new(Sum), write1(p)
 	for i := 0; i < 15; i += 5 {
 		if mod(number([5]uint64(b[i:]))).Cmp(mod(number([5]uint64(want[i:])))) != 0 {

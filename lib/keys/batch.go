@@ -28,6 +28,10 @@ type judges interface {
 	prepare()
 	// good says whether signatures from i to before j are all good.
 	good(i, j int, rand io.Reader) bool
+	// few is how many are better judged one by one than halved again.
+	few() int
+	// each says which are good, from the signature at start on.
+	each(start int, each []bool, rand io.Reader)
 }
 
 // NewBatch makes a Batch with room for n signatures. ring may be nil.
@@ -63,25 +67,22 @@ func (b *Batch) Verify(rand io.Reader) (all bool, each []bool) {
 	return false, each
 }
 
-// small is how many signatures are judged one by one rather than halved again.
-const small = 8
-
 // judge finds the bad ones among len(each) that are not all good, from the one at
 // start on, by halving: one among a thousand costs twice the time of none.
 func (b *Batch) judge(start int, each []bool, rand io.Reader) {
-	part := (len(each) + 1) / 2
-	if len(each) <= small {
-		part = 1
+	if len(each) <= b.few() {
+		b.each(start, each, rand)
+		return
 	}
+	part := (len(each) + 1) / 2
 	for i := 0; i < len(each); i += part {
 		end := min(i+part, len(each))
-		switch {
-		case b.good(start+i, start+end, rand):
-			for j := i; j < end; j++ {
-				each[j] = true
-			}
-		case end-i > 1:
+		if !b.good(start+i, start+end, rand) {
 			b.judge(start+i, each[i:end], rand)
+			continue
+		}
+		for j := i; j < end; j++ {
+			each[j] = true
 		}
 	}
 }

@@ -89,6 +89,14 @@ func (b *oneByOne) good(from, to int, rand io.Reader) bool {
 	return sum.MultiscalarMulVartime(scalars, points).IsSmallOrder()
 }
 
+func (b *oneByOne) few() int { return 8 }
+
+func (b *oneByOne) each(start int, each []bool, rand io.Reader) {
+	for i := range each {
+		each[i] = b.good(start+i, start+i+1, rand)
+	}
+}
+
 // point is a key as a point; nil when it is none. The same key is the same pointer
 // as long as the ring keeps it.
 func (r *Ring) point(pub [32]byte) *curve.EdwardsPoint {

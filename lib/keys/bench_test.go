@@ -22,6 +22,32 @@ func BenchmarkBatch(b *testing.B) {
 	}
 }
 
+// BenchmarkFlood is a signature in batches of 1,000 of which some are bad, both ways.
+func BenchmarkFlood(b *testing.B) {
+	for way, lanes := range ways {
+		for _, bad := range []int{1, 30, 1000} {
+			b.Run(fmt.Sprintf("%s/bad=%d", way, bad), func(b *testing.B) {
+				k, msg := key(1), make([]byte, 150)
+				pub, good := k.Public(), k.Sign(msg)
+				for b.Loop() {
+					batch := newBatch(1000, nil, lanes)
+					for i := range 1000 {
+						sig := good
+						if i*bad%1000 < bad {
+							sig[32] ^= 1
+						}
+						batch.Add(pub, msg, sig)
+					}
+					if all, _ := batch.Verify(rand.Reader); all {
+						b.Fatal("bad signatures are accepted")
+					}
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/signature")
+			})
+		}
+	}
+}
+
 func benchBatch(b *testing.B, lanes bool, size, payers int) {
 	pubs, msgs, sigs := make([][32]byte, size), make([][]byte, size), make([][64]byte, size)
 	for i := range sigs {
