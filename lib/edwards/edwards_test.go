@@ -407,6 +407,14 @@ func TestF2_InstructionsAndPlainCodeAgree(t *testing.T) {
 		a.sum(rows, list, scratch)
 		sumPlain(&b, rows, list)
 		agree("sum", &a, &b)
+		a.begin(rows, list, scratch)
+		b = neutral()
+		sumPlain(&b, rows, list)
+		for l := range 8 { // not the same Z
+			if !equal(a.coordinates(t, l), b.coordinates(t, l)) {
+				t.Fatalf("begin: lane %d differs", l)
+			}
+		}
 	}
 }
 

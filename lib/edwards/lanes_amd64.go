@@ -38,6 +38,11 @@ func reduceLanes(o, a *element)
 //go:noescape
 func sumLanes(p *lanes, rows *Point, list *uint32, steps int, scratch *lanes)
 
+// firstLanes sets p to the eight points of a list.
+//
+//go:noescape
+func firstLanes(p *lanes, rows *Point, list *uint32)
+
 // addPointLanes sets p = p + q; d2 is 2d.
 //
 //go:noescape

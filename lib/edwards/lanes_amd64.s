@@ -185,6 +185,45 @@ TEXT ·reduceLanes(SB), NOSPLIT, $0-16
 	VMOVDQA64 b, K1, a; \
 	VMOVDQA64 t, K1, b
 
+// FETCH reads eight rows of 16 words and turns them: y-x is in Z8-12 then, y+x in
+// Z13-15, Z0, Z1, and 2dxy in Z2-6. Of a point that is taken off (K1) the first two are
+// exchanged; the third must be negated.
+#define FETCH \
+	ADDRESS(0, R9); \
+	ADDRESS(1, R10); \
+	ADDRESS(2, R11); \
+	ADDRESS(3, R12); \
+	ADDRESS(4, R13); \
+	ADDRESS(5, AX); \
+	ADDRESS(6, BX); \
+	ADDRESS(7, R15); \
+	VMOVDQU64 0(R9), Z0; \
+	VMOVDQU64 0(R10), Z1; \
+	VMOVDQU64 0(R11), Z2; \
+	VMOVDQU64 0(R12), Z3; \
+	VMOVDQU64 0(R13), Z4; \
+	VMOVDQU64 0(AX), Z5; \
+	VMOVDQU64 0(BX), Z6; \
+	VMOVDQU64 0(R15), Z7; \
+	COLUMNS(Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z8, Z9, Z10, Z11, Z12, Z13, Z14, Z15); \
+	VMOVDQU64 64(R9), Z16; \
+	VMOVDQU64 64(R10), Z17; \
+	VMOVDQU64 64(R11), Z18; \
+	VMOVDQU64 64(R12), Z19; \
+	VMOVDQU64 64(R13), Z20; \
+	VMOVDQU64 64(AX), Z21; \
+	VMOVDQU64 64(BX), Z22; \
+	VMOVDQU64 64(R15), Z23; \
+	COLUMNS(Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7); \
+	VPMOVZXDQ    0(DX), Z24; \
+	VPSLLQ       $63, Z24, Z24; \
+	VPMOVQ2M     Z24, K1; \
+	SWAP(Z8, Z13, Z25); \
+	SWAP(Z9, Z14, Z26); \
+	SWAP(Z10, Z15, Z27); \
+	SWAP(Z11, Z0, Z25); \
+	SWAP(Z12, Z1, Z26)
+
 // func sumLanes(p *lanes, rows *Point, list *uint32, steps int, scratch *lanes)
 //
 // The formulas are madd-2008-hwcd-3 of the Explicit-Formulas Database, complete on
@@ -198,45 +237,9 @@ TEXT ·sumLanes(SB), NOSPLIT, $0-40
 	CONSTANTS
 
 step:
-	// Eight rows of 16 words: y-x, y+x, 2dxy.
-	ADDRESS(0, R9)
-	ADDRESS(1, R10)
-	ADDRESS(2, R11)
-	ADDRESS(3, R12)
-	ADDRESS(4, R13)
-	ADDRESS(5, AX)
-	ADDRESS(6, BX)
-	ADDRESS(7, R15)
-	VMOVDQU64 0(R9), Z0
-	VMOVDQU64 0(R10), Z1
-	VMOVDQU64 0(R11), Z2
-	VMOVDQU64 0(R12), Z3
-	VMOVDQU64 0(R13), Z4
-	VMOVDQU64 0(AX), Z5
-	VMOVDQU64 0(BX), Z6
-	VMOVDQU64 0(R15), Z7
-	COLUMNS(Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z8, Z9, Z10, Z11, Z12, Z13, Z14, Z15)
-	VMOVDQU64 64(R9), Z16
-	VMOVDQU64 64(R10), Z17
-	VMOVDQU64 64(R11), Z18
-	VMOVDQU64 64(R12), Z19
-	VMOVDQU64 64(R13), Z20
-	VMOVDQU64 64(AX), Z21
-	VMOVDQU64 64(BX), Z22
-	VMOVDQU64 64(R15), Z23
-	COLUMNS(Z16, Z17, Z18, Z19, Z20, Z21, Z22, Z23, Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7)
+	FETCH
 
-	// Now y-x is in Z8-12, y+x in Z13-15, Z0, Z1, and 2dxy in Z2-6. The negative
-	// of a point has the first two exchanged and the third negated: 2p less a
-	// tight element has limbs below 2^52.
-	VPMOVZXDQ    0(DX), Z24
-	VPSLLQ       $63, Z24, Z24
-	VPMOVQ2M     Z24, K1
-	SWAP(Z8, Z13, Z25)
-	SWAP(Z9, Z14, Z26)
-	SWAP(Z10, Z15, Z27)
-	SWAP(Z11, Z0, Z25)
-	SWAP(Z12, Z1, Z26)
+	// 2p less a tight element has limbs below 2^52.
 	VPSUBQ Z2, Z28, K1, Z2
 	VPSUBQ Z3, Z29, K1, Z3
 	VPSUBQ Z4, Z29, K1, Z4
@@ -272,6 +275,38 @@ step:
 	ADDQ $32, DX
 	DECQ CX
 	JNZ  step
+	VZEROUPPER
+	RET
+
+// func firstLanes(p *lanes, rows *Point, list *uint32)
+//
+// X = 4x, Y = 4y, Z = 4, T = 2x 2y: doubled sums of tight elements are tight after a
+// carry.
+TEXT ·firstLanes(SB), NOSPLIT, $0-24
+	MOVQ p+0(FP), DI
+	MOVQ rows+8(FP), SI
+	MOVQ list+16(FP), DX
+	CONSTANTS
+	FETCH
+	SUB(Z13, Z14, Z15, Z0, Z1, Z8, Z9, Z10, Z11, Z12, Z16, Z17, Z18, Z19, Z20)
+	ADD(Z13, Z14, Z15, Z0, Z1, Z8, Z9, Z10, Z11, Z12, Z21, Z22, Z23, Z24, Z25)
+	CARRY(Z16, Z17, Z18, Z19, Z20, Z10, Z11, Z12, Z13, Z14, Z0, Z1, Z2, Z3, Z4)
+	CARRY(Z21, Z22, Z23, Z24, Z25, Z10, Z11, Z12, Z13, Z14, Z5, Z6, Z7, Z8, Z9)
+	MUL(Z10, Z11, Z12, Z13, Z14)
+	STORE(Z10, Z11, Z12, Z13, Z14, 960, DI)
+	ADD(Z0, Z1, Z2, Z3, Z4, Z0, Z1, Z2, Z3, Z4, Z0, Z1, Z2, Z3, Z4)
+	CARRY(Z0, Z1, Z2, Z3, Z4, Z10, Z11, Z12, Z13, Z14, Z0, Z1, Z2, Z3, Z4)
+	STORE(Z0, Z1, Z2, Z3, Z4, 0, DI)
+	ADD(Z5, Z6, Z7, Z8, Z9, Z5, Z6, Z7, Z8, Z9, Z5, Z6, Z7, Z8, Z9)
+	CARRY(Z5, Z6, Z7, Z8, Z9, Z10, Z11, Z12, Z13, Z14, Z5, Z6, Z7, Z8, Z9)
+	STORE(Z5, Z6, Z7, Z8, Z9, 320, DI)
+	MOVQ $4, AX
+	VPBROADCASTQ AX, Z0
+	ZERO(Z1)
+	ZERO(Z2)
+	ZERO(Z3)
+	ZERO(Z4)
+	STORE(Z0, Z1, Z2, Z3, Z4, 640, DI)
 	VZEROUPPER
 	RET
 

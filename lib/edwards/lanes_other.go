@@ -13,6 +13,7 @@ func reduceLanes(o, a *element)        { reducePlain(o, a) }
 func sumLanes(p *lanes, rows *Point, list *uint32, steps int, scratch *lanes) {
 	panic("edwards: no lanes")
 }
+func firstLanes(p *lanes, rows *Point, list *uint32)         { panic("edwards: no lanes") }
 func addPointLanes(p, q *lanes, d2 *element, scratch *lanes) { panic("edwards: no lanes") }
 func doubleLanes(p *lanes, n int, scratch *lanes)            { panic("edwards: no lanes") }
 

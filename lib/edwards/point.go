@@ -120,6 +120,17 @@ func (p *lanes) double(n int, scratch *lanes) {
 	doublePlain(p, n)
 }
 
+// begin sets p to the sum of the points of a list, which is one of lanes.sum.
+func (p *lanes) begin(rows []Point, list []uint32, scratch *lanes) {
+	if fast && len(list) > 0 {
+		firstLanes(p, &rows[0], &list[0])
+		list = list[8:]
+	} else {
+		*p = neutral()
+	}
+	p.sum(rows, list, scratch)
+}
+
 // sum adds eight points of rows for each eight numbers of a list, one to each lane: a
 // number is twice the point's index, and odd when its negative is added.
 func (p *lanes) sum(rows []Point, list []uint32, scratch *lanes) {

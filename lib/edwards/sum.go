@@ -136,8 +136,7 @@ func (s *Sum) window(c int, digits []uint64) {
 	for n := 0; n < len(s.order); n += 8 {
 		group := s.order[n : n+8]
 		steps := int(s.counts[group[0]])
-		w.acc = neutral()
-		w.acc.sum(s.rows, s.list[at:at+8*steps], &w.scratch)
+		w.acc.begin(s.rows, s.list[at:at+8*steps], &w.scratch)
 		at += 8 * steps
 		for l, b := range group {
 			s.buckets[int(b)&(half-1)].put(int(b)>>(c-1), &w.acc, l)
