@@ -30,13 +30,14 @@ func BenchmarkLanes(b *testing.B) {
 		data[i] = &text[0]
 	}
 	for name, f := range map[string]func(){
-		"mul":        func() { w.z.mul(&w.x, &w.y) },
-		"square1000": func() { w.x.square(&w.x, 1000) },
-		"add":        func() { w.z.add(&w.x, &w.y) },
-		"point":      func() { w.p.add(&w.q, &d2, &w.work) },
-		"double1000": func() { w.p.double(1000, &w.work) },
-		"sum1000":    func() { w.p.sum(rows, list, &w.work) },
-		"decompress": func() { Decompress(rows[:8], ok[:8], encoded[:8]) },
+		"mul":          func() { w.z.mul(&w.x, &w.y) },
+		"square1000":   func() { w.x.square(&w.x, 1000) },
+		"add":          func() { w.z.add(&w.x, &w.y) },
+		"point":        func() { w.p.add(&w.q, &d2, &w.work) },
+		"double1000":   func() { w.p.double(1000, &w.work) },
+		"sum1000":      func() { w.p.sum(rows, list, &w.work) },
+		"decompress8":  func() { Decompress(rows[:8], ok[:8], encoded[:8]) },
+		"decompress16": func() { Decompress(rows[:16], ok[:16], encoded[:16]) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

@@ -212,10 +212,15 @@ func TestF1_FieldOperations(t *testing.T) {
 		}
 	}
 	e := new(big.Int).Rsh(new(big.Int).Sub(prime, big.NewInt(5)), 3)
-	for _, a := range list {
-		var o element
-		o.root(&a)
-		is(t, "root", &o, func(l int) *big.Int { return new(big.Int).Exp(raw(&a, l), e, prime) })
+	for i, a := range list {
+		b := list[(i+1)%len(list)]
+		for n := 1; n <= 2; n++ {
+			both := elements{a, b}
+			both.root(&both, n)
+			for j, a := range []element{a, b}[:n] {
+				is(t, "root", &both[j], func(l int) *big.Int { return new(big.Int).Exp(raw(&a, l), e, prime) })
+			}
+		}
 	}
 	for name, c := range map[string]struct {
 		n    [5]uint64
@@ -441,7 +446,7 @@ func TestF3_EncodingsOfPoints(t *testing.T) {
 	for low := range 20 {
 		all = append(all, [32]byte{byte(low)}, [32]byte{0: byte(low), 31: 0x80})
 	}
-	for n := 1; n < 20; n++ { // groups that are not full
+	for n := 1; n < 36; n++ { // groups that are not full
 		decompresses(t, all[:n])
 	}
 	good := decompresses(t, all)

@@ -69,32 +69,53 @@ func (e *element) reduce(a *element) {
 	}
 }
 
+// elements are two elements, or one when n is 1: a chain of squarings leaves half of the
+// processor waiting, two side by side do not.
+type elements [2]element
+
+func (e *elements) mul(a, b *elements, n int) {
+	for i := range n {
+		e[i].mul(&a[i], &b[i])
+	}
+}
+
+// square sets e to a^(2^times), times > 0.
+func (e *elements) square(a *elements, times, n int) {
+	if n == 2 && fast {
+		squareTwoLanes(e, a, times)
+		return
+	}
+	for i := range n {
+		e[i].square(&a[i], times)
+	}
+}
+
 // root sets e to a^((p-5)/8), (p-5)/8 = 2^252 - 3, by 252 squarings and 11
 // multiplications. In the comments is the exponent reached.
-func (e *element) root(a *element) {
-	var t, u, v element
-	t.square(a, 1)    // 2
-	u.square(&t, 2)   // 8
-	u.mul(a, &u)      // 9
-	t.mul(&t, &u)     // 11
-	t.square(&t, 1)   // 22
-	t.mul(&u, &t)     // 2^5 - 1
-	u.square(&t, 5)   //
-	t.mul(&u, &t)     // 2^10 - 1
-	u.square(&t, 10)  //
-	u.mul(&u, &t)     // 2^20 - 1
-	v.square(&u, 20)  //
-	u.mul(&v, &u)     // 2^40 - 1
-	u.square(&u, 10)  //
-	t.mul(&u, &t)     // 2^50 - 1
-	u.square(&t, 50)  //
-	u.mul(&u, &t)     // 2^100 - 1
-	v.square(&u, 100) //
-	u.mul(&v, &u)     // 2^200 - 1
-	u.square(&u, 50)  //
-	t.mul(&u, &t)     // 2^250 - 1
-	t.square(&t, 2)   // 2^252 - 4
-	e.mul(&t, a)
+func (e *elements) root(a *elements, n int) {
+	var t, u, v elements
+	t.square(a, 1, n)    // 2
+	u.square(&t, 2, n)   // 8
+	u.mul(a, &u, n)      // 9
+	t.mul(&t, &u, n)     // 11
+	t.square(&t, 1, n)   // 22
+	t.mul(&u, &t, n)     // 2^5 - 1
+	u.square(&t, 5, n)   //
+	t.mul(&u, &t, n)     // 2^10 - 1
+	u.square(&t, 10, n)  //
+	u.mul(&u, &t, n)     // 2^20 - 1
+	v.square(&u, 20, n)  //
+	u.mul(&v, &u, n)     // 2^40 - 1
+	u.square(&u, 10, n)  //
+	t.mul(&u, &t, n)     // 2^50 - 1
+	u.square(&t, 50, n)  //
+	u.mul(&u, &t, n)     // 2^100 - 1
+	v.square(&u, 100, n) //
+	u.mul(&v, &u, n)     // 2^200 - 1
+	u.square(&u, 50, n)  //
+	t.mul(&u, &t, n)     // 2^250 - 1
+	t.square(&t, 2, n)   // 2^252 - 4
+	e.mul(&t, a, n)
 }
 
 // lane is the number in a lane, below p.

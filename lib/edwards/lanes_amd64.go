@@ -18,6 +18,11 @@ func mulLanes(o, a, b *element)
 //go:noescape
 func squareLanes(o, a *element, n int)
 
+// squareTwoLanes sets both o = a^(2^n), n > 0.
+//
+//go:noescape
+func squareTwoLanes(o, a *elements, n int)
+
 // addLanes sets o = a + b.
 //
 //go:noescape

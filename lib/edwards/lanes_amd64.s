@@ -63,6 +63,28 @@ loop:
 	VZEROUPPER
 	RET
 
+// func squareTwoLanes(o, a *elements, n int)
+//
+// Of two chains of squarings one starts what the other waits for.
+TEXT ·squareTwoLanes(SB), NOSPLIT, $0-24
+	MOVQ o+0(FP), DI
+	MOVQ a+8(FP), SI
+	MOVQ n+16(FP), CX
+	CONSTANTS
+
+both:
+	LOAD(0, SI, Z0, Z1, Z2, Z3, Z4)
+	SQUARE(Z0, Z1, Z2, Z3, Z4)
+	STORE(Z0, Z1, Z2, Z3, Z4, 0, DI)
+	LOAD(320, SI, Z0, Z1, Z2, Z3, Z4)
+	SQUARE(Z0, Z1, Z2, Z3, Z4)
+	STORE(Z0, Z1, Z2, Z3, Z4, 320, DI)
+	MOVQ DI, SI
+	DECQ CX
+	JNZ  both
+	VZEROUPPER
+	RET
+
 // func addLanes(o, a, b *element)
 TEXT ·addLanes(SB), NOSPLIT, $0-24
 	MOVQ o+0(FP), DI

@@ -5,11 +5,12 @@ package edwards
 // fast says that this processor has lanes of its own: not yet.
 const fast = false
 
-func mulLanes(o, a, b *element)        { mulPlain(o, a, b) }
-func squareLanes(o, a *element, n int) { squarePlain(o, a, n) }
-func addLanes(o, a, b *element)        { addPlain(o, a, b) }
-func subLanes(o, a, b *element)        { subPlain(o, a, b) }
-func reduceLanes(o, a *element)        { reducePlain(o, a) }
+func mulLanes(o, a, b *element)            { mulPlain(o, a, b) }
+func squareLanes(o, a *element, n int)     { squarePlain(o, a, n) }
+func squareTwoLanes(o, a *elements, n int) { panic("edwards: no lanes") }
+func addLanes(o, a, b *element)            { addPlain(o, a, b) }
+func subLanes(o, a, b *element)            { subPlain(o, a, b) }
+func reduceLanes(o, a *element)            { reducePlain(o, a) }
 func sumLanes(p *lanes, rows *Point, list *uint32, steps int, scratch *lanes) {
 	panic("edwards: no lanes")
 }

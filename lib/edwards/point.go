@@ -10,40 +10,55 @@ type Point [16]uint64
 // the sign of x = 0 may be set. ok tells which encodings are points; those of the
 // others are left as they are. The three are equally long.
 func Decompress(points []Point, ok []bool, encoded [][32]byte) {
+	var w reading
 	for len(encoded) > 0 {
-		n := min(8, len(encoded))
-		decompress(points[:n], ok[:n], encoded[:n])
+		n := min(16, len(encoded))
+		w.decompress(points[:n], ok[:n], encoded[:n])
 		points, ok, encoded = points[n:], ok[n:], encoded[n:]
 	}
 }
 
-// decompress reads up to eight points: x² = (y²-1)/(dy²+1), and the root of u/v is
-// uv³(uv⁷)^((p-5)/8), times a root of -1 perhaps (RFC 8032, 5.1.3).
-func decompress(points []Point, ok []bool, encoded [][32]byte) {
-	var y, u, v, x, t element
-	for l := range encoded {
-		y.set(l, split(&encoded[l]))
-	}
-	unit, d := same(one), same(curveD)
-	t.square(&y, 1)
-	u.sub(&t, &unit)
-	v.mul(&t, &d)
-	v.add(&v, &unit)
-	t.square(&v, 1)
-	t.mul(&t, &v) // v³
-	x.square(&t, 1)
-	x.mul(&x, &v) // v⁷
-	x.mul(&x, &u)
-	x.root(&x)
-	x.mul(&x, &t)
-	x.mul(&x, &u)
+// reading is up to sixteen points while they are read.
+type reading struct{ y, u, v, x, cube elements }
 
-	var minus, times element
-	t.square(&x, 1)
-	t.mul(&t, &v) // vx²: u, or -u, or x is no root
-	minus.sub(new(element), &u)
+// decompress reads up to sixteen points: x² = (y²-1)/(dy²+1), and the root of u/v is
+// uv³(uv⁷)^((p-5)/8), times a root of -1 perhaps (RFC 8032, 5.1.3).
+func (w *reading) decompress(points []Point, ok []bool, encoded [][32]byte) {
+	n := (len(encoded) + 7) / 8
+	unit, d := same(one), same(curveD)
+	for i := range encoded {
+		w.y[i/8].set(i%8, split(&encoded[i]))
+	}
+	for i := range n {
+		y, u, v, x, cube := &w.y[i], &w.u[i], &w.v[i], &w.x[i], &w.cube[i]
+		x.square(y, 1)
+		u.sub(x, &unit)
+		v.mul(x, &d)
+		v.add(v, &unit)
+		cube.square(v, 1)
+		cube.mul(cube, v)
+		x.square(cube, 1)
+		x.mul(x, v)
+		x.mul(x, u)
+	}
+	w.x.root(&w.x, n)
+	for i := range n {
+		end := min(8*i+8, len(encoded))
+		w.finish(i, points[8*i:end], ok[8*i:end], encoded[8*i:end])
+	}
+}
+
+// finish makes eight of the points of the power that root left.
+func (w *reading) finish(i int, points []Point, ok []bool, encoded [][32]byte) {
+	u, x := &w.u[i], &w.x[i]
+	x.mul(x, &w.cube[i])
+	x.mul(x, u)
+	var t, minus, times element
+	t.square(x, 1)
+	t.mul(&t, &w.v[i]) // vx²: u, or -u, or x is no root
+	minus.sub(new(element), u)
 	t.reduce(&t)
-	u.reduce(&u)
+	u.reduce(u)
 	minus.reduce(&minus)
 	for l := range encoded {
 		if got := t.limbs(l); got == u.limbs(l) {
@@ -54,15 +69,15 @@ func decompress(points []Point, ok []bool, encoded [][32]byte) {
 			times.set(l, rootOfM1)
 		}
 	}
-	x.mul(&x, &times)
-	x.reduce(&x)
-	minus.sub(new(element), &x)
+	x.mul(x, &times)
+	x.reduce(x)
+	minus.sub(new(element), x)
 	for l := range encoded {
 		if byte(x[0][l]&1) != encoded[l][31]>>7 {
 			x.set(l, minus.limbs(l))
 		}
 	}
-	write(points, ok, &x, &y)
+	write(points, ok, x, &w.y[i])
 }
 
 // write makes Points of coordinates.
