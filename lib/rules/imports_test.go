@@ -22,6 +22,7 @@ var floors = map[string]string{
 	"tool": "top pipe", "api": "top wire pipe sock keys", "mesh": "top keys",
 	"session": "top wire keys", "delivery": "top keys session", "audit": "top wire keys", "capacity": "top wire keys", "envelope": "top wire keys", "cross": "top wire keys",
 	"netstack": "top", "socks": "top",
+	"hashchain": "top",
 	"receipt": "top wire keys session",
 	"billing": "top receipt session",
 	"quality": "top receipt capacity",
