@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"top/lib/keys"
+	"top/lib/session"
 	"top/lib/top"
 	"top/lib/wire"
 )
@@ -78,6 +79,16 @@ func DecodeBundle(raw []byte, chain top.ChainID) (Bundle, error) {
 		return nil, fmt.Errorf("bundle: %w", err)
 	}
 	return b, nil
+}
+
+// Prove checks signatures and hashes of claims, with the verdicts that Apply has for
+// each alone. It reads no state. ring may be nil.
+func (u *Unproven) Prove(ring *keys.Ring) {
+	claims := make([]*session.Claim, len(u.claims))
+	for i, b := range u.claims {
+		claims[i] = &b.Claim
+	}
+	u.good = session.Prove(claims, u.payers, ring, rand.Reader)
 }
 
 // VerifyBatch checks many signatures together, with the verdicts that Verify

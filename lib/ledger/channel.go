@@ -133,9 +133,9 @@ func (s *State) mayClaim(t *Tx, c *Channel) error {
 	return nil
 }
 
-// credit is what a claim adds to what a channel has paid: nothing when it was
-// shown before (L4).
-func (s *State) credit(c *Channel, claim *session.Claim, p *proven) (top.Amount, error) {
+// worth is what a claim would add to what a channel has paid if its payer signed it
+// and its ticks are what they say: nothing when it was shown before (L4).
+func (s *State) worth(c *Channel, claim *session.Claim) (top.Amount, error) {
 	v := &claim.Voucher
 	if v.Chain != s.params.Chain || v.Channel != c.ID {
 		return 0, fmt.Errorf("the voucher is for channel %s of chain %s: %w", v.Channel.Short(), v.Chain, top.ErrDenied)
@@ -146,17 +146,29 @@ func (s *State) credit(c *Channel, claim *session.Claim, p *proven) (top.Amount,
 	if v.Seq < c.Seq {
 		return 0, fmt.Errorf("voucher %d is older than voucher %d, claimed before: %w", v.Seq, c.Seq, top.ErrDenied)
 	}
-	owed, err := claim.Owed()
+	owed, err := claim.Sum()
+	if err != nil {
+		return 0, err
+	}
+	return max(min(owed, c.Cap), c.Paid) - c.Paid, nil
+}
+
+// credit is what a claim adds to what a channel has paid.
+func (s *State) credit(c *Channel, claim *session.Claim, p *proven) (top.Amount, error) {
+	add, err := s.worth(c, claim)
 	if err != nil {
 		return 0, err
 	}
 	if key := s.cold[c.Payer].key; !p.by(key) {
+		if err := claim.Ticked(); err != nil {
+			return 0, err
+		}
 		if err := claim.Verify(key, s.now/1000); err != nil {
 			return 0, err
 		}
 		p.note(key, claim)
 	}
-	return max(min(owed, c.Cap), c.Paid) - c.Paid, nil
+	return add, nil
 }
 
 // A proven remembers that a claim was found to be signed by a payer and ticked
@@ -172,6 +184,47 @@ func (p *proven) by(payer top.Address) bool { return p != nil && p.ok && p.payer
 func (p *proven) note(payer top.Address, claim *session.Claim) {
 	if p != nil && len(claim.Acks) == 0 {
 		*p = proven{payer, true}
+	}
+}
+
+// An Unproven is claims that a state says nothing against and that nobody has proved:
+// Prove does it beside the state, all of them together.
+type Unproven struct {
+	claims []*Claim
+	payers []top.Address
+	good   []bool
+}
+
+// Unproven is the claims among transactions that are worth to be proved. The rest,
+// and those with acknowledgements, are judged one by one.
+func (s *State) Unproven(all []Signed) (u Unproven) {
+	for _, t := range all {
+		b, ok := t.Body.(*Claim)
+		if !ok || len(b.Claim.Acks) > 0 || b.proven.ok || s.stateless(t.Tx) != nil {
+			continue
+		}
+		c := s.channel[b.Claim.Voucher.Channel]
+		if c == nil || s.mayClaim(t.Tx, c) != nil {
+			continue
+		}
+		if add, err := s.worth(c, &b.Claim); err != nil || add <= s.price(len(t.Raw)) {
+			continue
+		}
+		u.claims, u.payers = append(u.claims, b), append(u.payers, s.cold[c.Payer].key)
+	}
+	return u
+}
+
+// None says that there is nothing to prove.
+func (u *Unproven) None() bool { return len(u.claims) == 0 }
+
+// Note keeps what Prove found, for Admit and Apply. Nobody may read the transactions
+// meanwhile.
+func (u *Unproven) Note() {
+	for i, b := range u.claims {
+		if u.good[i] {
+			b.proven.note(u.payers[i], &b.Claim)
+		}
 	}
 }
 

@@ -1,10 +1,10 @@
 package session
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"io"
 
+	"top/lib/hashchain"
 	"top/lib/top"
 )
 
@@ -15,12 +15,20 @@ type HashChain struct{ w []top.ID }
 
 // NewHashChain makes a chain of n ticks, 1 to MaxSteps.
 func NewHashChain(seed [32]byte, n uint32) *HashChain {
-	w := make([]top.ID, n+1)
-	w[n] = seed
-	for i := n; i > 0; i-- {
-		w[i-1] = sha256.Sum256(w[i][:])
+	return NewHashChains([][32]byte{seed}, n)[0]
+}
+
+// NewHashChains makes a chain of n ticks, 1 to MaxSteps, from each seed. Four together
+// take half as long again as one.
+func NewHashChains(seeds [][32]byte, n uint32) []*HashChain {
+	chains, all := make([]*HashChain, len(seeds)), make([][]top.ID, len(seeds))
+	for i, seed := range seeds {
+		all[i] = make([]top.ID, n+1)
+		all[i][n] = seed
+		chains[i] = &HashChain{all[i]}
 	}
-	return &HashChain{w}
+	hashchain.Fill(all...)
+	return chains
 }
 
 // Root is w0, what an anchor shows.
@@ -39,9 +47,4 @@ func (h *HashChain) seed() [32]byte { return h.w[len(h.w)-1] }
 func (HashChain) Format(f fmt.State, _ rune) { io.WriteString(f, "[secret]") }
 
 // Hash applies SHA-256 n times to w.
-func Hash(w top.ID, n uint32) top.ID {
-	for range n {
-		w = sha256.Sum256(w[:])
-	}
-	return w
-}
+func Hash(w top.ID, n uint32) top.ID { return hashchain.Hash(w, n) }

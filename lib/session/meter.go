@@ -1,7 +1,6 @@
 package session
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"slices"
 	"time"
@@ -73,6 +72,7 @@ type served struct {
 	i      uint32 // of the last tick
 	w      top.ID // of the last tick, or the root
 	reach  uint32 // the highest tick that is hashed
+	ahead  uint32 // within Ticks: the highest tick that is hashed already
 	begun  bool   // there was a voucher
 	missed bool   // a voucher left it out
 	closed bool
@@ -167,13 +167,9 @@ func (m *Meter) expires(at time.Time) {
 // session. The last tick once more, and a late one on the anchor before, are no
 // errors.
 func (m *Meter) Tick(now time.Time, t *Tick) error {
-	seen := &m.recent[t.Session[0]%byte(len(m.recent))]
-	s := *seen
-	if s == nil || s.anchor.Session != t.Session {
-		if s = m.live[t.Session]; s == nil {
-			return fmt.Errorf("tick: no session %s: %w", t.Session, top.ErrNotFound)
-		}
-		*seen = s
+	s := m.find(t.Session)
+	if s == nil {
+		return fmt.Errorf("tick: no session %s: %w", t.Session, top.ErrNotFound)
 	}
 	if now.Unix() >= m.near && now.After(m.until) {
 		return m.inTime(now)
@@ -181,18 +177,32 @@ func (m *Meter) Tick(now time.Time, t *Tick) error {
 	if s.closed || t.I <= s.i || t.I > s.reach && t.I > m.grown(s) {
 		return m.dropped(now, s, t)
 	}
-	w := sha256.Sum256(t.W[:])
-	for range t.I - s.i - 1 {
-		w = sha256.Sum256(w[:])
+	return m.hashed(now, s, t, Hash(t.W, t.I-s.i))
+}
+
+// find is a session that is known.
+func (m *Meter) find(id top.SessionID) *served {
+	seen := &m.recent[id[0]%byte(len(m.recent))]
+	if s := *seen; s != nil && s.anchor.Session == id {
+		return s
 	}
-	if w != s.w {
-		if _, ok := m.late(s, t); ok {
-			return nil
-		}
-		return m.wrong(now, s, t)
+	s := m.live[id]
+	if s != nil {
+		*seen = s
 	}
-	m.pay(s, t)
-	return nil
+	return s
+}
+
+// hashed takes a tick by what it hashes to.
+func (m *Meter) hashed(now time.Time, s *served, t *Tick, w top.ID) error {
+	if w == s.w {
+		m.pay(s, t)
+		return nil
+	}
+	if _, ok := m.late(s, t); ok {
+		return nil
+	}
+	return m.wrong(now, s, t)
 }
 
 // pay notes a tick that verified.

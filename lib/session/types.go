@@ -458,34 +458,3 @@ func (c Claim) Verify(payer top.Address, now uint64) error {
 	}
 	return nil
 }
-
-// Owed is what the claim proves, before the channel's cap: at most MaxSteps
-// hashes. It checks no signature.
-func (c Claim) Owed() (top.Amount, error) {
-	v := c.Voucher
-	if err := v.wellFormed(); err != nil {
-		return 0, err
-	}
-	if len(c.Ticks) != len(v.Anchors) {
-		return 0, fmt.Errorf("claim: %d ticks for %d anchors: %w", len(c.Ticks), len(v.Anchors), top.ErrInvalid)
-	}
-	owed := v.Amount
-	for i, t := range c.Ticks {
-		a := v.Anchors[i]
-		if t.Session != a.Session || t.I > a.N {
-			return 0, fmt.Errorf("claim: tick %d of session %s is not on the anchor of %d ticks of session %s: %w", t.I, t.Session, a.N, a.Session, top.ErrDenied)
-		}
-		if t.I > 0 && Hash(t.W, t.I) != a.Root {
-			return 0, fmt.Errorf("claim: tick %d does not hash to the anchor of session %s: %w", t.I, t.Session, top.ErrDenied)
-		}
-		var err error
-		if owed, err = addUnits(owed, a.Price, uint64(t.I)); err != nil {
-			return 0, err
-		}
-	}
-	delivered, err := c.Delivered()
-	if err != nil {
-		return 0, err
-	}
-	return addUnits(owed, delivered, 1)
-}
