@@ -10,6 +10,7 @@ import (
 	"github.com/cometbft/cometbft/store"
 
 	"top/lib/api"
+	"top/lib/keys"
 	"top/lib/ledger"
 	"top/lib/pool"
 	"top/lib/top"
@@ -30,6 +31,7 @@ type app struct {
 	gossip  *gossip                 // nil while nothing is told to peers
 	propose func([][]byte) [][]byte // Config.propose
 
+	payers keys.Ring      // of claims
 	saving sync.WaitGroup // snapshots under way
 
 	mu      sync.Mutex
@@ -143,6 +145,12 @@ func (a *app) admit(all []ledger.Signed, sizes []int) ([]error, error) {
 	if a.state == nil {
 		return nil, top.Errorf(top.Busy, "the node is still starting")
 	}
+	if u := a.state.Unproven(all); !u.None() {
+		a.mu.Unlock() // consensus does not wait for it
+		u.Prove(&a.payers)
+		a.mu.Lock()
+		u.Note()
+	}
 	errs := make([]error, len(all))
 	for i, s := range all {
 		errs[i] = a.state.Admit(s.Tx, sizes[i])
@@ -193,6 +201,10 @@ func (a *app) FinalizeBlock(_ context.Context, q *abci.RequestFinalizeBlock) (*a
 			// on any node.
 			a.log.Warn("bundle in a block cannot be read", "height", q.Height, "err", err)
 			continue
+		}
+		if u := a.state.Unproven(b); !u.None() { // those that came with the proposal
+			u.Prove(&a.payers)
+			u.Note()
 		}
 		for i, s := range b {
 			if i%ledger.WarmTxs == 0 {

@@ -28,6 +28,13 @@ const TickPrice = 1_000
 // with them. A payer who is no load generator draws each anew.
 const premade = 64
 
+// What a driver does at a time: chains made within the window, and ticks that its
+// provider takes together, as a busy session brings them.
+const (
+	freshChains = 16
+	tickBurst   = 16
+)
+
 // A lane is one paid session: a channel, its payer's key and its provider's meter.
 type lane struct {
 	payer   keys.Private
@@ -52,7 +59,9 @@ type tickDriver struct {
 	provider keys.Private
 	offer    session.Offer
 	drawn    uint64
-	handed   []handed // claims, by their number in the stream; guarded by Driver.mu
+	fresh    []*session.HashChain // made within the window and not used yet
+	ticks    []session.Tick       // scratch
+	handed   []handed             // claims, by their number in the stream; guarded by Driver.mu
 }
 
 // A handed is a claim that was handed in.
@@ -72,9 +81,7 @@ func (p *Plan) account(i int) uint32 { return p.Index + uint32(p.First+i) }
 // newTicks makes the chains and opens the channels.
 func newTicks(ctx context.Context, d *Driver) (*tickDriver, error) {
 	t := &tickDriver{Driver: d, provider: d.keys[0], offer: session.Offer{Service: "vpn", Unit: "64KiB", Price: TickPrice, Window: session.MaxSteps}}
-	for range premade {
-		t.chains = append(t.chains, session.NewHashChain(t.draw(), session.MaxSteps))
-	}
+	t.chains = t.make(premade)
 	return t, t.open(ctx, api.NewChain(sock.Dial(d.plan.Sock, "top-chain serve")))
 }
 
@@ -140,6 +147,30 @@ func (t *tickDriver) draw() [32]byte {
 	return sha256.Sum256(binary.BigEndian.AppendUint64(append(t.plan.Seed[:], byte(t.plan.First>>8), byte(t.plan.First)), t.drawn))
 }
 
+// make makes hash chains, several at a time.
+func (t *tickDriver) make(n int) []*session.HashChain {
+	seeds := make([][32]byte, n)
+	for i := range seeds {
+		seeds[i] = t.draw()
+	}
+	return session.NewHashChains(seeds, session.MaxSteps)
+}
+
+// chain is the hash chain of a lane's next voucher.
+func (t *tickDriver) chain(l *lane) (h *session.HashChain) {
+	switch {
+	case l.seq == 0: // that of the ticket
+		return t.chains[(int(l.session[0])|int(l.session[1])<<8)%len(t.chains)]
+	case t.plan.Presign:
+		return t.chains[(int(l.seq)+int(l.session[0]))%len(t.chains)]
+	}
+	if len(t.fresh) == 0 {
+		t.fresh = t.make(freshChains)
+	}
+	h, t.fresh = t.fresh[0], t.fresh[1:]
+	return h
+}
+
 // open opens a channel for each payer, and the session on it.
 func (t *tickDriver) open(ctx context.Context, node *api.Chain) error {
 	p := &t.plan
@@ -189,13 +220,7 @@ func (t *tickDriver) open(ctx context.Context, node *api.Chain) error {
 // voucher is one voucher, signed by the payer and checked by the provider, and all of
 // its ticks.
 func (t *tickDriver) voucher(l *lane) error {
-	h := t.chains[(int(l.seq)+int(l.session[0]))%len(t.chains)]
-	if !t.plan.Presign {
-		h = session.NewHashChain(t.draw(), session.MaxSteps)
-	}
-	if l.seq == 0 {
-		h = t.chains[(int(l.session[0])|int(l.session[1])<<8)%len(t.chains)] // that of the ticket
-	}
+	h := t.chain(l)
 	l.seq++
 	v := session.Voucher{
 		Chain: l.chain, Channel: l.channel, Seq: l.seq, Amount: top.Amount(l.base) * TickPrice,
@@ -208,8 +233,12 @@ func (t *tickDriver) voucher(l *lane) error {
 	if err := l.meter.Renew(now, session.Renewal{Voucher: v, Base: []uint64{l.base}}); err != nil {
 		return fmt.Errorf("renew: %w", err)
 	}
-	for i := uint32(1); i <= h.N(); i++ {
-		if err := l.meter.Tick(now, &session.Tick{Session: l.session, I: i, W: h.At(i)}); err != nil {
+	for i := uint32(1); i <= h.N(); {
+		t.ticks = t.ticks[:0]
+		for ; i <= h.N() && len(t.ticks) < tickBurst; i++ {
+			t.ticks = append(t.ticks, session.Tick{Session: l.session, I: i, W: h.At(i)})
+		}
+		if _, err := l.meter.Ticks(now, t.ticks); err != nil {
 			return fmt.Errorf("tick: %w", err)
 		}
 	}
