@@ -15,6 +15,7 @@ import (
 	"github.com/cometbft/cometbft/libs/log"
 	"github.com/cometbft/cometbft/p2p"
 	"github.com/cometbft/cometbft/privval"
+	"github.com/syndtr/goleveldb/leveldb/opt"
 
 	"top/lib/ledger"
 	"top/lib/top"
@@ -35,6 +36,7 @@ const (
 	gossipPause  = 10 * time.Millisecond
 	redialPause  = 500 * time.Millisecond
 	stopPatience = 4 * time.Second
+	storeBuffer  = 16 << 20 // bytes of a busy store in memory, twice at most
 )
 
 // cometConfig is how CometBFT runs inside this node: no RPC listener, no
@@ -84,11 +86,25 @@ func (n *Node) cometConfig() *config.Config {
 
 // open is CometBFT's DBProvider: every store of this node, guarded.
 func (n *Node) open(name string) (dbm.DB, error) {
-	db, err := dbm.NewDB(name, dbm.GoLevelDBBackend, n.files.data())
+	db, err := dbm.NewGoLevelDBWithOpts(name, n.files.data(), storeOptions(name))
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", name, err)
 	}
 	return guardedDB{db, n.fault}, nil
+}
+
+// storeOptions is how a store keeps what is written once and in order: in fewer, larger
+// files, which are rarely merged, and as it is, since hashes and signatures do not
+// become smaller.
+func storeOptions(name string) *opt.Options {
+	o := &opt.Options{
+		Compression: opt.NoCompression, CompactionTableSize: 8 << 20, CompactionTotalSize: 64 << 20,
+		CompactionL0Trigger: 8, WriteL0SlowdownTrigger: 16, WriteL0PauseTrigger: 24, DisableSeeksCompaction: true,
+	}
+	if name == "blockstore" || name == "index" {
+		o.WriteBuffer = storeBuffer
+	}
+	return o
 }
 
 // A signState is what the validator signed last, on disk before the signature

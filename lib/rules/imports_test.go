@@ -119,6 +119,7 @@ func TestR1_ImportsPointDown(t *testing.T) {
 var homesOf = map[string]string{
 	"github.com/urfave/cli":                "lib/tool",
 	"github.com/cometbft/":                 "lib/chain",
+	"github.com/syndtr/":                   "lib/chain",
 	"github.com/libp2p/":                   "lib/mesh lib/relay lib/store",
 	"github.com/multiformats/":             "lib/mesh lib/relay lib/store",
 	"github.com/pion/":                     "lib/media",
