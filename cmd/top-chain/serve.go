@@ -80,12 +80,13 @@ func serve(ctx context.Context, c *tool.Call) error {
 }
 
 // A node may grow by so much before garbage is collected, and by four times what it
-// holds at most: to collect more often is a tenth of a saturated validator's time, and
-// a fixed limit would have a large state collected without end.
+// holds at most: to collect more often is a tenth of a saturated validator's time. A
+// quarter of what it holds is always granted: a fixed limit would have a large state
+// collected without end.
 const (
 	garbageRoom = 192 << 20 // bytes
 	garbageMost = 400       // per cent, GOGC of package runtime
-	garbageLess = 50
+	garbageLess = 25
 	garbageLook = 2 * time.Second
 )
 

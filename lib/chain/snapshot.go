@@ -33,15 +33,17 @@ const (
 	snapshotBytes  = 64 << 20 // bytes of transactions since the last
 )
 
-func encodeSnapshot(height top.Height, root top.ID, state []byte) []byte {
+// snapshotParts is the bytes of a snapshot, one part after the other: a large state is
+// not copied once more.
+func snapshotParts(height top.Height, root top.ID, state []byte) [][]byte {
 	var e wire.Encoder
 	e.Raw([]byte(snapshotMagic))
 	e.Uint64(uint64(height))
 	e.Raw(root[:])
-	e.Raw(state)
-	sum := sha256.Sum256(e.Out())
-	e.Raw(sum[:])
-	return e.Out()
+	sum := sha256.New()
+	sum.Write(e.Out())
+	sum.Write(state)
+	return [][]byte{e.Out(), state, sum.Sum(nil)}
 }
 
 func decodeSnapshot(b []byte) (height top.Height, s *ledger.State, err error) {
@@ -72,15 +74,15 @@ func decodeSnapshot(b []byte) (height top.Height, s *ledger.State, err error) {
 
 // saveSnapshot writes a snapshot and removes those older than the last two.
 func saveSnapshot(dir string, height top.Height, root top.ID, state []byte) error {
-	return saveSnapshotFile(dir, height, encodeSnapshot(height, root, state))
+	return saveSnapshotFile(dir, height, snapshotParts(height, root, state)...)
 }
 
 func snapshotPath(dir string, height top.Height) string {
 	return filepath.Join(dir, fmt.Sprintf("%016d%s", height, snapshotSuffix))
 }
 
-func saveSnapshotFile(dir string, height top.Height, b []byte) error {
-	if err := home.WriteFile(snapshotPath(dir, height), b, 0o600); err != nil {
+func saveSnapshotFile(dir string, height top.Height, parts ...[]byte) error {
+	if err := home.WriteParts(snapshotPath(dir, height), 0o600, parts...); err != nil {
 		return fmt.Errorf("save snapshot: %w", err)
 	}
 	names, err := snapshots(dir)

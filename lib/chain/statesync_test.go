@@ -114,7 +114,7 @@ func snapshotOf(t *testing.T, chain top.ChainID, height top.Height, amount top.A
 	if err != nil {
 		t.Fatal(err)
 	}
-	return encodeSnapshot(height, s.Root(), s.Encode()), s.Root()
+	return bytes.Join(snapshotParts(height, s.Root(), s.Encode()), nil), s.Root()
 }
 
 // Whatever a peer sends instead of the state at a verified header, it is refused,

@@ -91,7 +91,12 @@ func (d Dir) Make() error {
 
 // WriteFile puts data at path whole or not at all (H1): it writes beside,
 // syncs, renames and syncs the folder.
-func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
+func WriteFile(path string, data []byte, perm fs.FileMode) error {
+	return WriteParts(path, perm, data)
+}
+
+// WriteParts is WriteFile for data in parts, one after the other.
+func WriteParts(path string, perm fs.FileMode, parts ...[]byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -106,8 +111,10 @@ func WriteFile(path string, data []byte, perm fs.FileMode) (err error) {
 	if err = f.Chmod(perm); err != nil {
 		return err
 	}
-	if _, err = f.Write(data); err != nil {
-		return err
+	for _, data := range parts {
+		if _, err = f.Write(data); err != nil {
+			return err
+		}
 	}
 	if err = f.Sync(); err != nil {
 		return err

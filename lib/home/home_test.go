@@ -165,6 +165,12 @@ func TestH1_WrittenWhole(t *testing.T) {
 			t.Errorf("%d of %d bytes, mode %v: %v %v", len(b), len(data), st.Mode(), err, e)
 		}
 	}
+	if err := WriteParts(path, 0o640, []byte("in "), nil, []byte("parts")); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "in parts" {
+		t.Errorf("%q, %v", b, err)
+	}
 	// A write that fails leaves what was there, and nothing beside it.
 	if err := os.Mkdir(filepath.Join(dir, "folder"), 0o700); err != nil {
 		t.Fatal(err)
