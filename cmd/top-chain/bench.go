@@ -128,6 +128,7 @@ type benchRecord struct {
 	CPUNanos   int        `json:"cpu_ns"`     // of all processes, for each payment
 	TxBytes    int        `json:"tx_bytes"`   // of the largest transaction
 	Fee        top.Amount `json:"fee"`        // of one transaction of that size
+	FeePPM     int        `json:"fee_ppm"`    // of all ticks, in millionths of what they paid; 0 at other rates
 	NodeMiB    int        `json:"node_mib"`   // resident, the largest validator
 	Blocks     int        `json:"blocks"`
 	Conserved  bool       `json:"conserved"`  // the balances are what the verdicts say
@@ -335,6 +336,8 @@ func (r *benchRecord) add(results []load.Result, feePerByte top.Amount) (sum loa
 	if r.Rate == load.Ticks {
 		r.Claims, r.Settled = r.Settled/r.Batch, int(sum.Ticks)/r.Seconds
 		r.Offered, r.Accepted = r.Settled, r.Settled
+		fees := top.Amount(sum.Bytes) * feePerByte
+		r.FeePPM = int(uint64(fees) * 1e6 / max(sum.Ticks*load.TickPrice, 1))
 	}
 	r.P50Us, r.P95Us, r.P99Us = us(0.5), us(0.95), us(0.99)
 	r.DriverCPU = int(cpu * 1000 / float64(r.Seconds))
@@ -368,8 +371,12 @@ func (r benchRecord) table() string {
 	row("submit to final", "p50 %d ms, p95 %d ms, p99 %d ms", r.P50Us/1000, r.P95Us/1000, r.P99Us/1000)
 	row("blocks", "%d", r.Blocks)
 	row("processor", "validators %.2f cores, drivers %.2f, %.2f us a payment in all", float64(r.NodeCPU)/1000, float64(r.DriverCPU)/1000, float64(r.CPUNanos)/1000)
+	row("a validators' core settles", "%d payments/s", r.Settled*1000/max(r.NodeCPU, 1))
 	row("bytes", "%.1f a payment, %d a transaction", float64(r.TxBytes)/float64(r.Batch), r.TxBytes)
 	row("fee", "%s TOP a transaction, %.1f nano a payment", r.Fee, float64(r.Fee)/float64(r.Batch))
+	if r.Rate == load.Ticks {
+		row("fee of a tick", "%.3f %% of what it pays", float64(r.FeePPM)/1e4)
+	}
 	row("largest validator", "%d MiB", r.NodeMiB)
 	row("failed, lost", "%s, %s", r.Failed, r.Lost)
 	row("balances conserved", "%t", r.Conserved)
