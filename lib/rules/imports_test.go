@@ -20,24 +20,24 @@ var floors = map[string]string{
 	"edwards": "",
 	"keys":    "top wire edwards", "home": "top keys", "sock": "top home",
 	"tool": "top pipe", "api": "top wire pipe sock keys", "mesh": "top keys",
-	"session": "top wire keys", "delivery": "top keys session", "audit": "top wire keys", "capacity": "top wire keys", "envelope": "top wire keys", "cross": "top wire keys",
+	"session": "top wire keys hashchain", "delivery": "top keys session", "audit": "top wire keys", "capacity": "top wire keys", "envelope": "top wire keys", "cross": "top wire keys",
 	"netstack": "top", "socks": "top",
 	"hashchain": "top",
-	"receipt": "top wire keys session",
-	"billing": "top receipt session",
-	"quality": "top receipt capacity",
-	"route":   "top quality",
-	"stake":   "top wire",
-	"ledger":  "top wire keys session receipt billing stake audit capacity quality cross route",
-	"settle":  "top home keys session receipt ledger api",
-	"pool":    "top keys ledger",
-	"load":    "top keys session ledger sock api",
-	"wg":      "top wire",
-	"flow":    "",
-	"carry":   "top",
-	"policy":  "top",
-	"netcfg":  "top policy",
-	"rules":   "",
+	"receipt":   "top wire keys session",
+	"billing":   "top receipt session",
+	"quality":   "top receipt capacity",
+	"route":     "top quality",
+	"stake":     "top wire",
+	"ledger":    "top wire keys session receipt billing stake audit capacity quality cross route",
+	"settle":    "top home keys session receipt ledger api",
+	"pool":      "top keys ledger",
+	"load":      "top keys hashchain session ledger sock api",
+	"wg":        "top wire",
+	"flow":      "",
+	"carry":     "top",
+	"policy":    "top",
+	"netcfg":    "top policy",
+	"rules":     "",
 	// For tests alone.
 	"tool/tooltest": "",
 	"testnet":       "*",
@@ -46,7 +46,7 @@ var floors = map[string]string{
 
 const (
 	engines = "wallet chain relay vpn media store"
-	pure    = "session delivery receipt billing stake ledger flow cross audit capacity quality route"
+	pure    = "hashchain session delivery receipt billing stake ledger flow policy cross audit capacity quality route"
 	ground  = "top wire pipe sock home keys"
 	tests   = "testnet tool/tooltest"
 )
