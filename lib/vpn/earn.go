@@ -74,7 +74,8 @@ type sessState struct {
 	Ticket []byte `json:"ticket"`
 	Log    []byte `json:"log"`
 	Logged uint64 `json:"logged"`
-	Lend   bool   `json:"lend,omitempty"`
+	Lend   []byte `json:"lend,omitempty"` // key of the stock client, which goes on being served
+	Used   uint64 `json:"used,omitempty"` // its bytes
 }
 
 // book is the accounts on disk: a log of lines, the newest of a channel counts.
@@ -151,8 +152,10 @@ func (l accountLine) account(now time.Time) (*account, error) {
 		if err := s.log.Decode(st.Log); err != nil {
 			return nil, fmt.Errorf("account of channel %s: %w", l.Config.Channel.Short(), err)
 		}
-		if st.Lend {
-			s.lend = wg.Key{1}
+		if len(st.Lend) == len(s.lend) { // nobody has to ask again for a stock client
+			s.lend, s.over, s.heard, s.moved = wg.Key(st.Lend), false, now, now
+			s.down.Store(st.Used)
+			s.gate.used.Store(st.Used)
 		}
 		a.sessions[s.ticket.Session] = s
 	}
@@ -166,7 +169,11 @@ func (a *account) line(claims []session.Claim) accountLine {
 		l.Claims = append(l.Claims, c.Encode())
 	}
 	for id, s := range a.sessions {
-		l.Session[id.String()] = sessState{s.ticket.Encode(), s.log.Encode(), s.logged, s.lent()}
+		st := sessState{Ticket: s.ticket.Encode(), Log: s.log.Encode(), Logged: s.logged}
+		if s.lent() && !s.over {
+			st.Lend, st.Used = s.lend[:], s.gate.used.Load()
+		}
+		l.Session[id.String()] = st
 	}
 	return l
 }
@@ -265,6 +272,9 @@ func (e *Exit) receipt(s *served) (r receipt.Receipt, ok bool, err error) {
 	r = receipt.Receipt{Ticket: s.ticket, Claim: s.acct.meter.Claim()}
 	if r.LogRoot, r.LogSum, r.LogCount = s.log.Root(); r.LogCount == 0 {
 		return r, false, nil
+	}
+	if s.lent() { // the exit's own count
+		r.Unverified = r.Units()
 	}
 	return r, true, r.Sign(e.cfg.NodeKey.Signer())
 }

@@ -186,6 +186,9 @@ func (e *Exit) work() error {
 		return err
 	}
 	defer e.close()
+	if err := e.revive(); err != nil {
+		return err
+	}
 	e.trouble(nil)
 	e.group.Go(e.accept)
 	e.group.Go(e.net.keep)

@@ -113,8 +113,12 @@ func (e *Exit) opened(from netip.Addr, m opening) (a accepted, err error) {
 		acct = &account{cfg: cfg, meter: session.NewMeter(cfg), sessions: map[top.SessionID]*served{}, last: e.now()}
 	}
 	acct.meter.Head(e.answered)
-	s := acct.sessions[t.Session]
-	if s == nil || s.over {
+	s := acct.lentTo(m.Lend)
+	if s != nil {
+		if s.by, err = e.welcome(m.Key, false); err != nil {
+			return a, err
+		}
+	} else if s = acct.sessions[t.Session]; s == nil || s.over {
 		if s, err = e.begin(acct, t, m); err != nil {
 			return a, err
 		}
@@ -124,10 +128,38 @@ func (e *Exit) opened(from netip.Addr, m opening) (a accepted, err error) {
 	}
 	s.heard = e.now()
 	a = accepted{Ref: m.Ref, Ticket: s.ticket.Encode(), Inner4: s.peer.addr4, DNS: []netip.Addr{exit4(), e.inner}, MTU: uint32(e.cfg.MTU), Class: string(e.cfg.Policy.Class()), Own: e.cfg.AllowLoopback}
-	if s.ticket.Session == t.Session {
-		a.Claims = acct.meter.Show()
-	}
+	a.Claims = acct.meter.Show()
 	return a, nil
+}
+
+// lentTo is the session that serves a stock client already; nil is none.
+func (a *account) lentTo(k wg.Key) *served {
+	for _, s := range a.sessions {
+		if s.lent() && !s.over && s.lend == k {
+			return s
+		}
+	}
+	return nil
+}
+
+// revive serves the stock clients again that were served before this process.
+func (e *Exit) revive() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, a := range e.accounts {
+		for _, s := range a.sessions {
+			if !s.lent() || s.over {
+				continue
+			}
+			p, err := e.welcome(s.lend, true)
+			if err != nil {
+				return err
+			}
+			s.peer = p
+			p.sess.Store(s)
+		}
+	}
+	return nil
 }
 
 // channel asks the chain, and waits for a block that is not here yet.
@@ -465,7 +497,7 @@ func (e *Exit) tend(second bool) error {
 			if free := e.credit(s); len(free) > 0 {
 				frees = append(frees, freed{s, free})
 			}
-			if passed != s.said {
+			if passed != s.said && s.by != nil {
 				words = append(words, word{s.by.addr6, s.state(0).encode()})
 			}
 		}

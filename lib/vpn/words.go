@@ -9,6 +9,7 @@ import (
 	"top/lib/api"
 	"top/lib/carry"
 	"top/lib/policy"
+	"top/lib/wg"
 )
 
 // Policy is what an exit serves: lib/policy's.
@@ -34,4 +35,15 @@ func ExitOf(line string) string {
 		return a.String()
 	}
 	return line
+}
+
+// ClientKey is the public key of a stock client and, when it is made here, the private
+// one for its file; text is a key that the client made itself.
+func ClientKey(text string) (public wg.Key, secret string, err error) {
+	if text != "" {
+		public, err = wg.ParseKey(text)
+		return public, "", err
+	}
+	k := wg.NewPrivate()
+	return k.Public(), k.Secret(), nil
 }
