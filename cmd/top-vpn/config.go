@@ -66,6 +66,7 @@ func config(ctx context.Context, c *tool.Call) error {
 	text := wgQuick(p, secret)
 	return c.Output(func(w io.Writer) error {
 		if c.Bool("qr") {
+			_, text, _ := strings.Cut(text, "\n") // the first line is for people
 			return drawQR(w, text)
 		}
 		_, err := io.WriteString(w, text)

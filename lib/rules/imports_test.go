@@ -128,6 +128,7 @@ var homesOf = map[string]string{
 	"golang.zx2c4.com/":                    "lib/wg",
 	"github.com/quic-go/":                  "lib/carry",
 	"github.com/coder/websocket":           "lib/carry",
+	"rsc.io/qr":                            "cmd/top-vpn",
 	"gvisor.dev/":                          "lib/netstack",
 	"github.com/vishvananda/":              "lib/netcfg",
 	"github.com/google/nftables":           "lib/netcfg",

@@ -218,6 +218,21 @@ func (l *Lender) Keep(ctx context.Context, step top.Amount, each func(api.VPNPee
 	hearing, stop := context.WithCancel(ctx)
 	defer stop()
 	go l.hear(hearing)
+	for { // what was used before
+		l.t.ping(l.id)
+		if !pause(ctx, 100*time.Millisecond) {
+			return nil
+		}
+		l.t.mu.Lock()
+		known := l.last.Session == l.id
+		l.t.mu.Unlock()
+		if known {
+			break
+		}
+		if l.t.silent() > deadAfter {
+			return top.Errorf(top.Offline, "exit %s does not answer", l.t.to.name)
+		}
+	}
 	for {
 		used := l.Used()
 		if left := l.paid - min(l.paid, used); left < step/2 || left == 0 {

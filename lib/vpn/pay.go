@@ -70,6 +70,11 @@ func (w *purse) begin(ctx context.Context) error {
 		}
 		if claims == nil && len(a.Claims) > 0 { // the channel was used before: begin again after what that came to
 			ch.Seq, claims = max(ch.Seq, newest(a.Claims)), a.Claims
+			for _, c := range claims {
+				if owed, err := c.Owed(); err == nil {
+					ch.Spent = max(ch.Spent, owed)
+				}
+			}
 			continue
 		}
 		return w.start(ctx, ch, payer, p, a)
@@ -165,11 +170,12 @@ func (w *purse) sign(ctx context.Context) error {
 	if old, waits := payer.Waiting(); !due && err == nil && waits && old.Voucher.Sig == [64]byte{} {
 		r, due = old, true // the wallet did not answer the last time
 	}
+	spent := w.spentLocked()
 	w.mu.Unlock()
 	if !due || err != nil {
 		return err
 	}
-	ch.Seq = r.Voucher.Seq
+	ch.Seq, ch.Spent = r.Voucher.Seq, max(ch.Paid, ch.Spent)+spent
 	if err := w.c.remember(ch); err != nil {
 		return err
 	}
@@ -295,7 +301,7 @@ const promiseEvery = 20 * time.Millisecond
 func (w *purse) usedUp() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	left, ok := w.ch.Cap.Sub(w.ch.Paid + w.spentLocked())
+	left, ok := w.ch.Cap.Sub(max(w.ch.Paid, w.ch.Spent) + w.spentLocked())
 	return !ok || left < firstCredit/unit*w.t.to.offer.Price
 }
 
