@@ -194,24 +194,36 @@ func (c *Client) makeLine() (err error) {
 func (c *Client) Run(ctx context.Context) error {
 	defer c.receipts.Close()
 	defer c.line.Close()
-	ctx, c.cancel = context.WithCancel(ctx)
-	defer c.cancel()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	works, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.cancel = cancel
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.srv.Run(ctx) })
-	g.Go(func() error { return c.work(ctx) })
+	g.Go(func() error {
+		defer stop() // the socket answers until all is paid and given back
+		return cmp.Or(c.work(works), c.giveBack())
+	})
 	if c.stack != nil {
-		g.Go(func() error { return c.proxy(ctx) })
+		g.Go(func() error { return c.proxy(works) })
 	}
 	err := g.Wait()
-	if c.managed() { // an orderly end gives the network back; a crash does not (X6)
-		if down := netcfg.Down(c.tun.Name()); down != nil && !errors.Is(down, top.ErrNotFound) {
-			err = cmp.Or(err, down)
-		}
-	}
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
+}
+
+// giveBack is the orderly end: the network is as it was. After a crash it is not (X6).
+func (c *Client) giveBack() error {
+	if !c.managed() {
+		return nil
+	}
+	if err := netcfg.Down(c.tun.Name()); !errors.Is(err, top.ErrNotFound) {
+		return err
+	}
+	return nil
 }
 
 // managed says whether routes and firewall are ours to set.
@@ -264,7 +276,7 @@ func (c *Client) work(ctx context.Context) error {
 		}
 		wait = min(2*wait, lastPause)
 	}
-	return ctx.Err()
+	return nil
 }
 
 // hopeless says whether a first try failed for what waiting does not mend.
