@@ -52,6 +52,7 @@ type served struct {
 	moved    time.Time // when bytes last passed
 	seen     uint64    // up and down then
 	why      string    // why it stands still
+	bye      time.Time // when the client ended it
 	over     bool
 
 	log     receipt.Log

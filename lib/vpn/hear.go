@@ -92,7 +92,12 @@ func (w *purse) refused(m fault) {
 // receipted keeps the exit's receipt, if it says what we paid.
 func (w *purse) receipted(b []byte) {
 	var r receipt.Receipt
-	if r.Decode(b) != nil || r.Verify() != nil {
+	err := r.Decode(b)
+	if err == nil {
+		err = r.Verify()
+	}
+	if err != nil {
+		w.t.log.Warn("the exit's receipt does not hold", "err", err)
 		return
 	}
 	w.mu.Lock()

@@ -449,17 +449,13 @@ func (e *Exit) told(from netip.Addr, m told) {
 		if len(m.Body) > 0 && t.Decode(m.Body) == nil {
 			s.acct.meter.Tick(e.now(), &t)
 		}
+		s.bye = e.now() // WireGuard forgets who is removed with what waits for him
 		answers = append(answers, told{mBye, m.Session, nil}.encode())
 	}
 	e.mu.Unlock()
 	e.release(s, free)
 	for _, a := range answers {
 		e.say(from, a)
-	}
-	if m.Kind == mBye {
-		e.mu.Lock()
-		e.end(s, "the client ended it")
-		e.mu.Unlock()
 	}
 }
 
@@ -484,6 +480,10 @@ func (e *Exit) tend(second bool) error {
 				if now.Sub(s.heard) > idleAfter && !s.unsaid && len(s.entries) == 0 {
 					delete(a.sessions, id)
 				}
+				continue
+			}
+			if !s.bye.IsZero() && now.Sub(s.bye) > byeWait {
+				e.end(s, "the client ended it")
 				continue
 			}
 			passed := s.up.Load() + s.down.Load()
@@ -512,6 +512,9 @@ func (e *Exit) tend(second bool) error {
 	}
 	return err
 }
+
+// byeWait is how long a client that said goodbye hears answers.
+const byeWait = time.Second
 
 // lentIdle is how long a stock client may be silent: it says nothing by itself, and
 // its prepaid channel waits for it.
