@@ -107,6 +107,7 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 		for i := len(open) - 1; i >= 0; i-- {
 			open[i].close()
 		}
+		c.reset(open)
 		for _, j := range joints {
 			j.Close()
 		}
@@ -157,6 +158,25 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 		w.end()
 	}
 	return err
+}
+
+// reset tells programs that the way of their connections is gone: they try again, by
+// the next one.
+func (c *Client) reset(open []*tunnel) {
+	if len(open) == 0 || open[len(open)-1].line != c.line {
+		return
+	}
+	const room = 16 // before a packet, for who writes it
+	pkts := open[len(open)-1].table.Resets()
+	for len(pkts) > 0 {
+		n := min(len(pkts), c.line.BatchSize())
+		bufs := make([][]byte, n)
+		for i, p := range pkts[:n] {
+			bufs[i] = append(make([]byte, room, room+len(p)), p...)
+		}
+		c.line.Write(bufs, room)
+		pkts = pkts[n:]
+	}
 }
 
 // seen is where a node is, seen from another: for tests both may be on one machine,
