@@ -258,8 +258,11 @@ func (c *capture) wait(from int, what string, is func(packet) bool) int {
 	c.t.Helper()
 	deadline := time.After(20 * time.Second)
 	for i := from; ; {
-		for ; i < c.len(); i++ {
-			if p, ok := decode(c.frames[i][14:]); ok && is(p) {
+		c.mu.Lock()
+		frames := c.frames
+		c.mu.Unlock()
+		for ; i < len(frames); i++ {
+			if p, ok := decode(frames[i][14:]); ok && is(p) {
 				return i + 1
 			}
 		}
