@@ -13,8 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -81,13 +83,24 @@ func (n *benchNet) fund(ctx context.Context, c *tool.Call, accounts int) error {
 	if err != nil || each == 0 {
 		return err
 	}
-	for first, nonce := 0, uint64(from.Nonce)+1; first < accounts; nonce++ {
-		b := &ledger.Batch{}
-		for i := range min(createBatch, accounts-first) {
-			b.New = append(b.New, top.Address(load.Key(n.root, first+i).Public()))
-			b.Records = append(b.Records, ledger.Record{Index: uint32(i), Amount: each})
+	ctx, cancel := context.WithCancel(ctx)
+	made := make(chan *ledger.Batch)
+	var making sync.WaitGroup
+	defer making.Wait()
+	defer cancel()
+	making.Go(func() {
+		defer close(made)
+		for first := 0; first < accounts; first += createBatch {
+			select {
+			case made <- n.newAccounts(first, min(createBatch, accounts-first), each):
+			case <-ctx.Done():
+				return
+			}
 		}
-		first += len(b.New)
+	})
+	first, nonce := 0, uint64(from.Nonce)
+	for b := range made {
+		first, nonce = first+len(b.New), nonce+1
 		t := ledger.Tx{Chain: n.chain, From: from.Index, Nonce: nonce, Expiry: uint64(time.Now().Add(time.Minute).Unix()), Body: b}
 		if err := t.Sign(key.Signer()); err != nil {
 			return err
@@ -108,6 +121,24 @@ func (n *benchNet) fund(ctx context.Context, c *tool.Call, accounts int) error {
 		}
 	}
 	return n.placed(ctx, accounts)
+}
+
+// newAccounts is a batch that makes accounts from a number on. To draw their keys takes
+// longest.
+func (n *benchNet) newAccounts(first, count int, each top.Amount) *ledger.Batch {
+	b := &ledger.Batch{New: make([]top.Address, count), Records: make([]ledger.Record, count)}
+	var wg sync.WaitGroup
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < count; i += workers {
+				b.New[i] = top.Address(load.Key(n.root, first+i).Public())
+				b.Records[i] = ledger.Record{Index: uint32(i), Amount: each}
+			}
+		})
+	}
+	wg.Wait()
+	return b
 }
 
 // purse is the account with the money, and what each payer is to have of it: nothing

@@ -115,16 +115,21 @@ func (p *gossipPeer) put(it gossipItem) {
 	}
 }
 
-// serve sends a peer what is queued for it, words of what is here together.
+// serve sends a peer what is queued for it, in order, words of what is here together.
 func (g *gossip) serve(p *gossipPeer) {
+	var then *gossipItem // taken from the queue already
 	for {
 		var it gossipItem
-		select {
-		case it = <-p.out:
-		case <-p.done:
-			return
-		case <-g.Quit():
-			return
+		if then != nil {
+			it, then = *then, nil
+		} else {
+			select {
+			case it = <-p.out:
+			case <-p.done:
+				return
+			case <-g.Quit():
+				return
+			}
 		}
 		if it.kind == gossipBundle {
 			raw := g.pool.Bundle(it.id)
@@ -134,7 +139,6 @@ func (g *gossip) serve(p *gossipPeer) {
 			continue
 		}
 		ids := map[byte][]top.ID{it.kind: {it.id}}
-		var then *gossipItem
 		for more := true; more && then == nil && len(ids[it.kind]) < maxGossipIDs; {
 			select {
 			case next := <-p.out:
@@ -148,9 +152,6 @@ func (g *gossip) serve(p *gossipPeer) {
 			}
 		}
 		g.send(p, encodeIDs(it.kind, ids[it.kind]))
-		if then != nil {
-			p.put(*then)
-		}
 	}
 }
 

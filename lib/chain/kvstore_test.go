@@ -45,7 +45,7 @@ type kvNet struct {
 }
 
 // startKV starts them with the settings of our nodes but a pool for more, smaller
-// transactions; their databases are in memory.
+// transactions, and their databases on disk, as ours are.
 func startKV(b *testing.B) *kvNet {
 	const validators = 4
 	var keys []cometed.PrivKey
@@ -64,13 +64,15 @@ func startKV(b *testing.B) *kvNet {
 		cfg.Mempool.Size, cfg.Mempool.CacheSize = 200_000, 400_000
 		cfg.P2P.PersistentPeers = peers
 		peer := &p2p.NodeKey{PrivKey: cometed.GenPrivKey()}
-		app := counted{kvstore.NewInMemoryApplication(), new(atomic.Int64)}
+		app := counted{kvstore.NewPersistentApplication(cfg.RootDir), new(atomic.Int64)}
 		if i == 0 {
 			app.final = &net.final
 		}
 		one, err := node.NewNodeWithContext(b.Context(), cfg, privval.NewFilePV(k, cfg.PrivValidatorKeyFile(), cfg.PrivValidatorStateFile()), peer,
 			proxy.NewLocalClientCreator(app), func() (*types.GenesisDoc, error) { return doc, nil },
-			func(*config.DBContext) (dbm.DB, error) { return dbm.NewMemDB(), nil }, node.DefaultMetricsProvider(cfg.Instrumentation), log.NewNopLogger())
+			func(c *config.DBContext) (dbm.DB, error) {
+				return dbm.NewGoLevelDBWithOpts(c.ID, cfg.DBDir(), storeOptions(c.ID))
+			}, node.DefaultMetricsProvider(cfg.Instrumentation), log.NewNopLogger())
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -122,7 +124,7 @@ func (n *kvNet) settles(b *testing.B, rate int) float64 {
 func BenchmarkKVStore(b *testing.B) {
 	for b.Loop() {
 		best, at := 0.0, 0
-		for _, rate := range []int{4_000, 6_000, 8_000, 10_000, 14_000} {
+		for _, rate := range []int{6_000, 9_000, 12_000, 15_000, 18_000} {
 			net := startKV(b)
 			got := net.settles(b, rate)
 			b.Logf("%d offered a second: %.0f settled", rate, got)
