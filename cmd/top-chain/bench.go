@@ -293,8 +293,9 @@ func (n *benchNet) measure(ctx context.Context, c *tool.Call, p load.Plan) (r be
 		return r, err
 	}
 	burned := n.status(ctx).Burned - before.Burned
-	fees := top.Amount(sum.Bytes) * status.FeePerByte
-	r.Conserved = held-after == fees && (burned == fees || n.group == nil) // others pay fees on a network that runs
+	fees, more := top.Amount(sum.Bytes)*status.FeePerByte, top.Amount(sum.Unsure)*status.FeePerByte
+	spent := held - after
+	r.Conserved = held >= after && spent >= fees && spent <= fees+more && (burned == spent || n.group == nil) // others pay fees on a network that runs
 	if p.Rate == load.Ticks {
 		return r, n.tally(ctx, p, &r, sum.Ticks, after-held+burned)
 	}
@@ -316,6 +317,7 @@ func (r *benchRecord) add(results []load.Result, feePerByte top.Amount) (sum loa
 		sum.Ticks += d.Ticks
 		sum.Last = max(sum.Last, d.Last)
 		sum.Bytes += d.Bytes
+		sum.Unsure += d.Unsure
 		sum.Size = max(sum.Size, d.Size)
 		cpu += d.CPU
 		sum.Latency.Merge(d.Latency)

@@ -67,7 +67,8 @@ type Result struct {
 	Failed  uint64     `json:"failed"`  // of those, not carried out
 	InTime  uint64     `json:"in_time"` // final within the duration
 	Ticks   uint64     `json:"ticks"`   // checked by the provider
-	Bytes   uint64     `json:"bytes"`   // of those that are final
+	Bytes   uint64     `json:"bytes"`   // of those that were carried out
+	Unsure  uint64     `json:"unsure"`  // bytes of those that failed: who could be repeated pays no fee
 	CPU     float64    `json:"cpu"`     // seconds, within the duration
 	Seconds []Second   `json:"seconds"`
 	Latency *Histogram `json:"latency"`
@@ -337,13 +338,16 @@ func (d *Driver) note(v api.Verdict, now time.Duration) {
 		d.second(now).Final++
 		if v.Code != 0 {
 			r.Failed++
-		} else if d.ticks != nil {
-			d.ticks.final(v.Seq)
+			r.Unsure += uint64(d.sent[v.Seq].size)
+		} else {
+			r.Bytes += uint64(d.sent[v.Seq].size)
+			if d.ticks != nil {
+				d.ticks.final(v.Seq)
+			}
 		}
 		if now <= d.plan.Duration {
 			r.InTime++
 		}
-		r.Bytes += uint64(d.sent[v.Seq].size)
 		r.Latency.Add(now - time.Duration(d.sent[v.Seq].due)*time.Millisecond)
 	}
 }

@@ -121,7 +121,8 @@ func TestD2_WhatWasOfferedIsAccountedFor(t *testing.T) {
 		return []api.Verdict{{Seq: seq}, {Seq: seq, Height: 5}}
 	})))
 	n := r.Offered / 5
-	if r.Busy < n || r.Denied < n || r.Failed < n || r.Taken-r.Final < n || r.Offered != r.Busy+r.Denied+r.Taken || r.Reason != "poor" || r.Last != 5 {
+	if r.Busy < n || r.Denied < n || r.Failed < n || r.Taken-r.Final < n || r.Offered != r.Busy+r.Denied+r.Taken || r.Reason != "poor" || r.Last != 5 ||
+		r.Unsure == 0 || r.Unsure*(r.Final-r.Failed) > 2*r.Bytes*r.Failed || r.Bytes*r.Failed > 2*r.Unsure*(r.Final-r.Failed) {
 		t.Errorf("%+v", r)
 	}
 	sum := Second{}
