@@ -1,24 +1,50 @@
 package vpn
 
 import (
+	"context"
 	"net/netip"
+	"slices"
 	"syscall"
+	"time"
 	"top/lib/netcfg"
 )
 
 // around puts the tunnel around the host: the firewall first.
 func (c *Client) around(ends []netip.AddrPort) error {
 	c.mu.Lock()
-	a4 := c.inner4
-	if len(c.hops) > 0 {
+	a4, dns := c.inner4, []netip.Addr{exit4()}
+	if n := len(c.hops); n > 0 {
 		ends = []netip.AddrPort{c.hops[0].t.to.end}
+		dns = append(dns, c.hops[n-1].t.peer)
 	}
 	c.mu.Unlock()
+	c.netMu.Lock()
+	defer c.netMu.Unlock()
+	if c.gaveBack {
+		return nil
+	}
 	return netcfg.Up(netcfg.Tunnel{
 		Name: c.tun.Name(), Addrs: []netip.Prefix{netip.PrefixFrom(a4, 32), netip.PrefixFrom(c.key.Public().Inner(), 128)}, MTU: c.cfg.mtu(),
-		Mark: clientMark, Endpoints: ends, Include: c.cfg.Include, Exclude: c.cfg.Exclude, AllowLAN: c.cfg.AllowLAN, DNS: []netip.Addr{exit4()}, KillSwitch: c.cfg.KillSwitch,
+		Mark: clientMark, Endpoints: ends, Include: c.cfg.Include, Exclude: c.cfg.Exclude, AllowLAN: c.cfg.AllowLAN, DNS: dns, KillSwitch: c.cfg.KillSwitch,
 	})
 }
+
+// guard puts the firewall back when somebody else flushed it (X6).
+func (c *Client) guard(ctx context.Context) error {
+	for pause(ctx, guardEvery) {
+		left, err := netcfg.Left()
+		if err != nil || slices.ContainsFunc(left, func(s netcfg.State) bool { return s.Name == c.tun.Name() }) {
+			continue
+		}
+		c.log.Warn("the firewall was flushed: set again", "room", c.tun.Name())
+		if err := c.around(nil); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const guardEvery = time.Second
 
 // endpoints lets our packets out to these addresses, and no others.
 func (c *Client) endpoints(ends []netip.AddrPort) error {

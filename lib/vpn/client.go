@@ -67,6 +67,9 @@ type Client struct {
 	cancel   context.CancelFunc
 	wasReady bool
 
+	netMu    sync.Mutex // held while the host's network is changed
+	gaveBack bool
+
 	mu       sync.Mutex
 	channels []channelState
 	state    string
@@ -205,6 +208,9 @@ func (c *Client) Run(ctx context.Context) error {
 		defer stop() // the socket answers until all is paid and given back
 		return cmp.Or(c.work(works), c.giveBack())
 	})
+	if c.managed() {
+		g.Go(func() error { return c.guard(works) })
+	}
 	if c.stack != nil {
 		g.Go(func() error { return c.proxy(works) })
 	}
@@ -220,6 +226,9 @@ func (c *Client) giveBack() error {
 	if !c.managed() {
 		return nil
 	}
+	c.netMu.Lock()
+	defer c.netMu.Unlock()
+	c.gaveBack = true
 	if err := netcfg.Down(c.tun.Name()); !errors.Is(err, top.ErrNotFound) {
 		return err
 	}

@@ -204,7 +204,10 @@ func (c *Client) attach(hops []*purse) error {
 	last.mu.Lock()
 	a4 := last.terms.Inner4
 	last.mu.Unlock()
-	if err := c.address4(a4, last); err != nil {
+	c.mu.Lock()
+	c.hops, c.rates = hops, make([]rate, len(hops))
+	c.mu.Unlock()
+	if err := c.address4(a4); err != nil {
 		return err
 	}
 	for _, w := range hops {
@@ -213,7 +216,6 @@ func (c *Client) attach(hops []*purse) error {
 		}
 	}
 	c.mu.Lock()
-	c.hops, c.rates = hops, make([]rate, len(hops))
 	close(c.ready)
 	first := !c.wasReady
 	c.wasReady = true
@@ -239,7 +241,7 @@ func (c *Client) detach(hops []*purse) {
 
 // address4 takes the inner address that the exit gives, which is nearly always the
 // one that we had.
-func (c *Client) address4(a netip.Addr, t *tunnel) error {
+func (c *Client) address4(a netip.Addr) error {
 	c.mu.Lock()
 	old := c.inner4
 	c.inner4 = a
@@ -251,13 +253,10 @@ func (c *Client) address4(a netip.Addr, t *tunnel) error {
 		return c.stack.RemoveAddr(old)
 	}
 	if c.managed() {
-		return c.around([]netip.AddrPort{t.c0()})
+		return c.around(nil)
 	}
 	return nil
 }
-
-// c0 is where the entry's socket is.
-func (t *tunnel) c0() netip.AddrPort { return t.to.end }
 
 // spent is what this tunnel cost, all hops and paths.
 func (c *Client) spent() top.Amount {
