@@ -6,7 +6,10 @@ import (
 	"runtime/metrics"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"top/lib/chain"
+	"top/lib/explorer"
 	"top/lib/home"
 	"top/lib/tool"
 	"top/lib/top"
@@ -31,6 +34,7 @@ that it had.`,
 			{Name: "empty-blocks", Kind: tool.Duration, Default: "500ms", Help: "between blocks while nothing happens; sets how old a head may look"},
 			{Name: "snapshot-every", Kind: tool.Int, Default: "2000", Help: "blocks between snapshots of the state"},
 			{Name: "keep", Kind: tool.Int, Default: "0", Help: "newest blocks whose transactions are kept, 100 at least; of older ones headers, outcomes and histories stay, with their proofs; 0 keeps all"},
+			{Name: "http", Help: "HOST:PORT of a page for a browser on this machine, such as 127.0.0.1:8080; none shows none"},
 			{Name: "min-free", Kind: tool.Int, Default: "64", Help: "MiB of disk below which the node stops"},
 		},
 		Examples: []string{"top-chain serve", "top-chain serve --light", "TOP_HOME=/srv/top top-chain serve --listen 0.0.0.0:26656"},
@@ -76,7 +80,27 @@ func serve(ctx context.Context, c *tool.Call) error {
 		return err
 	}
 	go roomForGarbage(ctx)
-	return n.Run(ctx)
+	return withPage(ctx, c, n.Run)
+}
+
+// withPage runs a node and, where it was asked for, the page that shows its chain.
+func withPage(ctx context.Context, c *tool.Call, run func(context.Context) error) error {
+	if c.String("http") == "" {
+		return run(ctx)
+	}
+	node, err := dial(c)
+	if err != nil {
+		return err
+	}
+	page, err := explorer.New(explorer.Config{Listen: c.String("http"), Chain: node, Log: c.Log})
+	if err != nil {
+		return err
+	}
+	c.Log.Info("page", "addr", "http://"+page.Addr())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return page.Run(ctx) })
+	g.Go(func() error { return run(ctx) })
+	return g.Wait()
 }
 
 // A node may grow by so much before garbage is collected, and by four times what it
@@ -121,5 +145,5 @@ func serveLight(ctx context.Context, c *tool.Call, dir home.Dir, join chain.Join
 	if err != nil {
 		return err
 	}
-	return l.Run(ctx)
+	return withPage(ctx, c, l.Run)
 }

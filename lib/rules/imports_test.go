@@ -66,7 +66,7 @@ func mayImport(from, to string) (ok, known bool) {
 		if cmd == "top-tui" {
 			return isOne(to, "tool home api top pipe sock"), known
 		}
-		return isOne(to, "tool api settle load "+ground+" "+pure) || to == engine && engine != "", known
+		return isOne(to, "tool api settle load explorer "+ground+" "+pure) || to == engine && engine != "", known
 	}
 	from = strings.TrimPrefix(from, "lib/")
 	if isOne(from, engines) {
