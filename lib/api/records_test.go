@@ -44,41 +44,45 @@ type field struct {
 var forms = map[string]struct {
 	name, pattern string
 }{
-	"string":          {"string", `"[^"]*"`},
-	"bool":            {"bool", `true|false`},
-	"int":             {"number", `[0-9]+`},
-	"uint32":          {"number", `[0-9]+`},
-	"top.Amount":      {"string, nano", `"[0-9]+"`},
-	"top.Count":       {"string, count", `"[0-9]+"`},
-	"top.Height":      {"string, height", `"[0-9]+"`},
-	"top.Time":        {"time", `"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z"`},
-	"top.Address":     {"string, top1…", `"top1[0-9a-z]{58}"`},
-	"top.NodeID":      {"string, topnode1…", `"topnode1[0-9a-z]{58}"`},
-	"top.ValidatorID": {"string, topval1…", `"topval1[0-9a-z]{58}"`},
-	"top.ID":          {"string, 64 hex", `"[0-9a-f]{64}"`},
-	"top.SessionID":   {"string, 32 hex", `"[0-9a-f]{32}"`},
-	"top.ChainID":     {"string, top-…", `"top-[0-9a-f]{16}"`},
-	"top.Kind":        {"string", `"[a-z-]+"`},
-	"State":           {"string", `"(ok|warn|bad)"`},
-	"Bytes":           {"base64url", `"[A-Za-z0-9_-]*"`},
-	"[]string":        {"list of string", `\[.*\]|null`},
-	"Header":          {"Header", `\{.*\}`},
-	"[]Offer":         {"list of Offer", `\[.*\]|null`},
-	"[]Hold":          {"list of Hold", `\[.*\]`},
-	"[]VerbRecord":    {"list of Verb", `\[.*\]`},
-	"[]ArgRecord":     {"list of Arg", `\[.*\]`},
-	"[]FlagRecord":    {"list of Flag", `\[.*\]`},
-	"[]ExitRecord":    {"list of Exit", `\[.*\]`},
-	"[]RelayLink":     {"list of Link", `\[.*\]`},
-	"RelayHeld":       {"Held", `\{.*\}`},
-	"receipt string":  {"base64url", `"[A-Za-z0-9_-]+"`},
+	"string":              {"string", `"[^"]*"`},
+	"bool":                {"bool", `true|false`},
+	"int":                 {"number", `[0-9]+`},
+	"uint32":              {"number", `[0-9]+`},
+	"top.Amount":          {"string, nano", `"[0-9]+"`},
+	"top.Count":           {"string, count", `"[0-9]+"`},
+	"top.Height":          {"string, height", `"[0-9]+"`},
+	"top.Time":            {"time", `"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z"`},
+	"top.Address":         {"string, top1…", `"top1[0-9a-z]{58}"`},
+	"top.NodeID":          {"string, topnode1…", `"topnode1[0-9a-z]{58}"`},
+	"top.ValidatorID":     {"string, topval1…", `"topval1[0-9a-z]{58}"`},
+	"top.ID":              {"string, 64 hex", `"[0-9a-f]{64}"`},
+	"top.SessionID":       {"string, 32 hex", `"[0-9a-f]{32}"`},
+	"top.ChainID":         {"string, top-…", `"top-[0-9a-f]{16}"`},
+	"top.Kind":            {"string", `"[a-z-]+"`},
+	"State":               {"string", `"(ok|warn|bad)"`},
+	"Bytes":               {"base64url", `"[A-Za-z0-9_-]*"`},
+	"[]string":            {"list of string", `\[.*\]|null`},
+	"Header":              {"Header", `\{.*\}`},
+	"[]Offer":             {"list of Offer", `\[.*\]|null`},
+	"[]Hold":              {"list of Hold", `\[.*\]`},
+	"[]VerbRecord":        {"list of Verb", `\[.*\]`},
+	"[]ArgRecord":         {"list of Arg", `\[.*\]`},
+	"[]FlagRecord":        {"list of Flag", `\[.*\]`},
+	"[]ExitRecord":        {"list of Exit", `\[.*\]`},
+	"[]RelayLink":         {"list of Link", `\[.*\]`},
+	"RelayHeld":           {"Held", `\{.*\}`},
+	"[]VPNHop":            {"list of Hop", `\[.*\]`},
+	"[][]byte":            {"list of base64", `\[.*\]|null`},
+	"session.MeterConfig": {"object", `\{.*\}`},
+	"ast.MapType":         {"object", `\{.*\}`},
+	"receipt string":      {"base64url", `"[A-Za-z0-9_-]+"`},
 }
 
 // objects are the objects inside records that the page describes, by their names
 // in Go.
 var objects = map[string]string{
 	"Header": "Header", "Offer": "Offer", "Hold": "Hold",
-	"RelayLink": "Link", "RelayHeld": "Held",
+	"RelayLink": "Link", "RelayHeld": "Held", "VPNHop": "Hop",
 	"VerbRecord": "Verb", "ArgRecord": "Arg", "FlagRecord": "Flag", "ExitRecord": "Exit",
 }
 
@@ -322,6 +326,13 @@ func samples(t *testing.T) map[string]any {
 	owed, before, text := top.Amount(90_000), 5*top.One, "hello"
 	val := top.ValidatorID(alice)
 	offer := api.Offer{Service: "relay", Unit: "message", Price: 10_000, Window: 64, Hold: []api.Hold{{Seconds: 3600, Factor: 1}}}
+	wgKey := "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	hopAddr := "wg://bob.example:0/CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA?class=full&region=de"
+	hop := api.VPNHop{
+		Node: node, Name: "bob", Class: "full", Region: "de", Endpoint: "bob.example:0", Path: "direct", Carry: "plain", Channel: channel, Payer: alice, Session: session,
+		Inner: []string{"100.64.7.9", "fd74:6f70:7670::9"}, DNS: []string{"100.64.0.1"}, MTU: 1420, HandshakeMs: 900, RTTMicros: 310, LossPpm: 250, UpKbps: 800, DownKbps: 12_000,
+		Price: 1000, Paid: 17_000, Cap: 500_000_000, ChannelEnds: later, State: "carrying", LastAnswerMs: 40,
+	}
 	var rec receipt.Record
 	raw, err := os.ReadFile("../receipt/testdata/receipt.ndjson")
 	must(t, err)
@@ -368,6 +379,10 @@ func samples(t *testing.T) map[string]any {
 		api.Correspondent{Type: "correspondent", Address: alice, State: "request", Messages: 2, Since: &when},
 		api.RelayPeer{Type: "peer", Peer: "12D3Koo", Addr: "/dns4/r.example/tcp/0", Direction: "out", RTTMicros: 310, Since: &when},
 		api.Route{Type: "route", Node: node, Name: "r", Addr: "/dns4/r.example/tcp/0", Price: 10_000, Hold: []api.Hold{{Seconds: 86_400, Factor: 1}}, Reachable: true, RTTMicros: 310, Preferred: true},
+		api.VPNStatus{Type: "vpn-status", Role: "client", State: "up", Chain: chain, Socks: "127.0.0.1:0", Hops: []api.VPNHop{hop}, Version: "dev", UptimeMs: 61_000},
+		api.VPNExit{Type: "exit", Node: node, Name: "bob", Addr: hopAddr, Carry: []string{"plain"}, Class: "full", Region: "de", Price: 1000, PerGiB: 16_384_000, Capacity: 100_000, Reachable: true, RTTMicros: 310, Score: 66, Uses: 1},
+		api.VPNMeter{Type: "vpn-meter", Role: "client", Time: when, Session: session, Channel: channel, Node: node, Payer: alice, Up: 65_536, Down: 1_048_576, Acknowledged: 1_114_112, Units: 17, Unsolicited: 420, Duplicate: 1400, Lost: 2800, Control: 9000, Price: 1000, Owed: 17_000, State: "serving"},
+		api.VPNPeer{Type: "vpn-peer", Node: node, Key: wgKey, Inner: []string{"100.64.7.9", "fd74:6f70:7670::9"}, DNS: []string{"100.64.0.1"}, MTU: 1420, Exit: wgKey, At: "bob.example:0", Channel: channel, Prepaid: top.One, Used: 17_000},
 		api.WalletStatus{Type: "wallet-status", Address: alice, Chain: chain, Batches: []string{"payroll"}, Signed: 1, Head: digest, Version: "dev", UptimeMs: 61_000},
 	}
 	by := map[string]any{}
@@ -379,7 +394,7 @@ func samples(t *testing.T) map[string]any {
 
 // foreign are the records of rooms that this one may not import: their lines are
 // checked by form alone.
-var foreign = []string{"bench", "init", "join", "ready", "balance", "wallet", "check", "description", "trace", "log-entry"}
+var foreign = []string{"bench", "init", "join", "ready", "balance", "wallet", "check", "description", "trace", "log-entry", "vpn-account"}
 
 // Each record is written as the page shows it, and read back from it. UPDATE=1
 // writes the page's lines anew.

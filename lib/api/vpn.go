@@ -61,12 +61,12 @@ type VPNHop struct {
 	MTU          int           `json:"mtu"`
 	HandshakeMs  top.Count     `json:"handshake_ms"` // age of the last handshake
 	RTTMicros    top.Count     `json:"rtt_us"`
-	LossPpm      int           `json:"loss_ppm"`   // of what the node sent
-	UpKbps       top.Count     `json:"up_kbps"`    // over the last seconds
-	DownKbps     top.Count     `json:"down_kbps"`  //
-	Price        top.Amount    `json:"price"`      // of 64 KiB
-	Paid         top.Amount    `json:"paid"`       // in this session
-	Cap          top.Amount    `json:"cap"`        // of the channel
+	LossPpm      int           `json:"loss_ppm"`  // of what the node sent
+	UpKbps       top.Count     `json:"up_kbps"`   // over the last seconds
+	DownKbps     top.Count     `json:"down_kbps"` //
+	Price        top.Amount    `json:"price"`     // of 64 KiB
+	Paid         top.Amount    `json:"paid"`      // in this session
+	Cap          top.Amount    `json:"cap"`       // of the channel
 	ChannelEnds  top.Time      `json:"channel_ends"`
 	State        string        `json:"state"`
 	Problem      string        `json:"problem,omitempty"`
