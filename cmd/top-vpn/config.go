@@ -48,6 +48,9 @@ func config(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
+	if c.JSON && c.String("key") == "" && c.String("output") == "" {
+		return top.Errorf(top.Usage, "a record holds no private key (write it with -o FILE, or give the client's own public key: --key)")
+	}
 	key, secret, err := vpn.ClientKey(c.String("key"))
 	if err != nil {
 		return err
@@ -61,7 +64,9 @@ func config(ctx context.Context, c *tool.Call) error {
 	p := l.Peer()
 	c.Info("%s TOP prepaid on channel %s; keep it paid: top-vpn lend --channel %s --key %s --exit %s", p.Prepaid, p.Channel.Short(), p.Channel, p.Key, c.String("exit"))
 	if c.JSON {
-		return c.Emit(p, "")
+		if err := c.Emit(p, ""); err != nil || c.String("output") == "" {
+			return err
+		}
 	}
 	text := wgQuick(p, secret)
 	return c.Output(func(w io.Writer) error {

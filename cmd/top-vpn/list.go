@@ -15,6 +15,9 @@ import (
 func statusVerb() tool.Verb {
 	return tool.Verb{
 		Name: "status", Summary: "say where the tunnel or the exit stands",
+		Doc: `Of a tunnel: each hop with its endpoint, carriage, MTU, age of the handshake, time of an
+answer, loss, throughput and what it was paid. Of an exit: the addresses to register, what
+it serves, who pays and what is earned. What is wrong stands last, with the remedy.`,
 		Flags:   []tool.Flag{{Name: "wait", Kind: tool.Bool, Help: "until it carries"}, sockFlag()},
 		Records: []string{"vpn-status"}, Examples: []string{"top-vpn status --json", "top-vpn status --wait --timeout 30s"},
 		Run: func(ctx context.Context, c *tool.Call) error {
@@ -26,12 +29,14 @@ func statusVerb() tool.Verb {
 			for c.Bool("wait") && ctx.Err() == nil && (err != nil || s.State != "up" && s.State != "serving") {
 				select {
 				case <-time.After(50 * time.Millisecond):
-					s, err = v.Status(ctx)
+					if now, e := v.Status(ctx); ctx.Err() == nil {
+						s, err = now, e
+					}
 				case <-ctx.Done():
 				}
 			}
 			if ctx.Err() != nil {
-				return fmt.Errorf("%w: %s: %s", ctx.Err(), s.State, s.Problem)
+				return waited(s, err)
 			}
 			if err != nil {
 				if left, _ := vpn.KillSwitches(); len(left) > 0 {
@@ -45,6 +50,17 @@ func statusVerb() tool.Verb {
 			return printStatus(c, s)
 		},
 	}
+}
+
+// waited says what did not come in time.
+func waited(s api.VPNStatus, err error) error {
+	switch {
+	case err != nil:
+		return err
+	case s.Problem != "":
+		return top.Errorf(top.Timeout, "the tunnel is %s: %s", s.State, s.Problem)
+	}
+	return top.Errorf(top.Timeout, "the tunnel is %s", s.State)
 }
 
 func printStatus(c *tool.Call, s api.VPNStatus) error {
@@ -94,7 +110,7 @@ that broke. Region and capacity are its operator's word.`,
 			{Name: "no-look", Kind: tool.Bool, Help: "only what the registry says: nobody is asked"},
 			{Name: "max-price", Kind: tool.Amount, Help: "TOP for 64 KiB, at most"}, chainSockFlag(),
 		},
-		Records: []string{"exit"}, Examples: []string{"top-vpn exits", "top-vpn exits --json | jq -r 'select(.reachable) | .name'"},
+		Records: []string{"exit"}, Examples: []string{"top-vpn exits", `top-vpn exits --json | grep '"region":"de"' | top-vpn up --socks 127.0.0.1:1080 --via -`},
 		Run: func(ctx context.Context, c *tool.Call) error {
 			dir, err := homeOf(c)
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 
 	"top/lib/home"
 	"top/lib/tool"
@@ -66,6 +67,9 @@ func serve(ctx context.Context, c *tool.Call) error {
 	if !c.Bool("provide") {
 		return top.Errorf(top.Usage, "nothing to serve (sell an exit: --provide; use one: top-vpn up)")
 	}
+	if err := checkServe(c); err != nil {
+		return err
+	}
 	dir, err := homeOf(c)
 	if err != nil {
 		return err
@@ -104,6 +108,31 @@ func serve(ctx context.Context, c *tool.Call) error {
 		return err
 	}
 	return e.Run(ctx)
+}
+
+// checkServe refuses flags that contradict each other, or that nothing would heed.
+func checkServe(c *tool.Call) error {
+	switch {
+	case c.String("tun") != "" && c.Int("tun-fd") > 0:
+		return top.Errorf(top.Usage, "--tun or --tun-fd, not both")
+	case c.String("policy") != "" && (c.String("class") != "" || len(c.Strings("category")) > 0):
+		return top.Errorf(top.Usage, "--policy says the class: no --class or --category beside it")
+	case strings.ContainsFunc(c.String("region"), func(r rune) bool { return r <= ' ' || r > '~' }):
+		return top.Errorf(top.Usage, "--region %q: one word of ASCII, such as de", c.String("region"))
+	case (c.String("tls-cert") == "") != (c.String("tls-key") == ""):
+		return top.Errorf(top.Usage, "--tls-cert and --tls-key go together")
+	}
+	if c.String("hidden") == "" {
+		for _, flag := range []string{"server-name", "tls-cert", "cover"} {
+			if c.String(flag) != "" {
+				return top.Errorf(top.Usage, "--%s is of hidden carriage (open it: --hidden :443)", flag)
+			}
+		}
+		if len(c.Strings("carry")) > 0 {
+			return top.Errorf(top.Usage, "--carry is of hidden carriage (open it: --hidden :443)")
+		}
+	}
+	return nil
 }
 
 // hostPort reads HOST:PORT, where either may be empty.

@@ -28,7 +28,10 @@ It needs the chain daemon and the wallet agent of the same home, and a budget:
 Without --via it takes the exit that answers fastest and that this home saw fail least.
 When an exit fails it goes on with another, and nothing leaves beside the tunnel
 meanwhile. With --hops every hop is paid by a key of its own and sees its neighbours
-alone; what the chain still shows is said in status.`,
+alone; what the chain still shows is said in status.
+
+Around the whole machine nothing goes beside the tunnel, the chain daemon neither. Where it
+must reach its peers before there is one, as to open a first channel: --exclude ADDRESS.`,
 		Flags: []tool.Flag{
 			{Name: "socks", Help: "HOST:PORT of the proxy, such as 127.0.0.1:1080; a port 0 takes a free one"},
 			{Name: "tun", Help: "name of the kernel interface (default top0, without --socks)"},
@@ -62,6 +65,9 @@ func up(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
+	if err := checkUp(c); err != nil {
+		return err
+	}
 	cfg := vpn.ClientConfig{
 		Home: dir, Sock: c.String("sock"), Hops: c.Int("hops"), Carry: c.String("carry"), MaxPrice: c.Amount("max-price"), MaxSpend: c.Amount("max-spend"),
 		Cap: c.Amount("cap"), Lasts: c.Duration("for"), Socks: c.String("socks"), TUN: c.String("tun"), AllowLAN: c.Bool("allow-lan"),
@@ -81,8 +87,6 @@ func up(ctx context.Context, c *tool.Call) error {
 		cfg.TUNFile = os.NewFile(uintptr(fd), "tun")
 	case cfg.Socks == "" && cfg.TUN == "":
 		cfg.TUN = "top0"
-	case cfg.Socks != "" && cfg.TUN != "":
-		return top.Errorf(top.Usage, "--socks or --tun, not both")
 	}
 	if cfg.Chain, err = dialChain(c); err != nil {
 		return err
@@ -95,6 +99,22 @@ func up(ctx context.Context, c *tool.Call) error {
 		return err
 	}
 	return v.Run(ctx)
+}
+
+// checkUp refuses flags that contradict each other.
+func checkUp(c *tool.Call) error {
+	socks, tun, fd := c.String("socks") != "", c.String("tun") != "", c.Int("tun-fd") > 0
+	switch {
+	case socks && tun:
+		return top.Errorf(top.Usage, "--socks or --tun, not both")
+	case fd && (socks || tun):
+		return top.Errorf(top.Usage, "--tun-fd is in the place of --socks and --tun")
+	case c.Bool("best") && len(c.Strings("via")) > 0:
+		return top.Errorf(top.Usage, "--best chooses, --via names: not both")
+	case c.Int("hops") < 0:
+		return top.Errorf(top.Usage, "--hops %d: 1 to 3", c.Int("hops"))
+	}
+	return nil
 }
 
 // viaOf reads the exits that are named, from standard input too: records or lines.
