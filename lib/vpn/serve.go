@@ -449,7 +449,12 @@ func (e *Exit) told(from netip.Addr, m told) {
 		if len(m.Body) > 0 && t.Decode(m.Body) == nil {
 			s.acct.meter.Tick(e.now(), &t)
 		}
-		s.bye = e.now() // WireGuard forgets who is removed with what waits for him
+		if s.bye.IsZero() { // what it came to is on disk before the answer
+			s.bye = e.now() // WireGuard forgets who is removed with what waits for him
+			if err := e.keep(s.bye, true); err != nil {
+				e.log.Error("keep what was earned", "err", err)
+			}
+		}
 		answers = append(answers, told{mBye, m.Session, nil}.encode())
 	}
 	e.mu.Unlock()
