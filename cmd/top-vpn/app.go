@@ -15,7 +15,7 @@ func app() tool.App {
 or for the whole machine. Both are WireGuard. The client pays for what it sent and the
 exit has, and for answers to what it asked for; nothing else is ever paid. The other
 commands ask the daemon of their home on TOP_HOME/run/vpn.sock.`,
-		Verbs:       []tool.Verb{serveVerb(), upVerb(), downVerb(), statusVerb(), exitsVerb(), meterVerb(), configVerb(), lendVerb()},
+		Verbs:       []tool.Verb{serveVerb(), upVerb(), downVerb(), statusVerb(), exitsVerb(), meterVerb(), getVerb(), configVerb(), lendVerb()},
 		Doctor:      doctor,
 		DoctorFlags: []tool.Flag{sockFlag(), chainSockFlag(), walletSockFlag()},
 	}
