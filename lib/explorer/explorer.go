@@ -12,7 +12,6 @@ package explorer
 
 import (
 	"context"
-	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,9 +27,6 @@ import (
 	"top/lib/api"
 	"top/lib/top"
 )
-
-//go:embed page.html
-var files embed.FS
 
 // Config says where the page is and whom it asks.
 type Config struct {
@@ -63,7 +59,7 @@ func New(cfg Config) (*Server, error) {
 	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
 		return nil, top.Errorf(top.Denied, "--http %s: only this machine may look (127.0.0.1:PORT; from elsewhere: ssh -L)", cfg.Listen)
 	}
-	page, err := template.New("page.html").Funcs(template.FuncMap{"link": link}).ParseFS(files, "page.html")
+	tmpl, err := template.New("page").Funcs(template.FuncMap{"link": link}).Parse(page)
 	if err != nil {
 		return nil, fmt.Errorf("explorer: %w", err)
 	}
@@ -74,7 +70,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, l: l, page: page, mux: http.NewServeMux()}
+	s := &Server{cfg: cfg, l: l, page: tmpl, mux: http.NewServeMux()}
 	for path, show := range map[string]func(context.Context, *http.Request) (view, error){
 		"/{$}": s.home, "/block/{height}": s.block, "/tx/{id}": s.tx, "/account/{address}": s.account, "/channel/{id}": s.channel,
 		"/nodes": s.nodes, "/node/{id}": s.node, "/validators": s.validators,

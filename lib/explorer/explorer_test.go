@@ -81,7 +81,7 @@ func ask(t *testing.T, s *Server, method, path, host string) (int, string, http.
 	return w.Code, w.Body.String(), w.Header()
 }
 
-const self = "127.0.0.1:8080"
+const self = "127.0.0.1"
 
 func TestPagesShowTheChain(t *testing.T) {
 	s := world(t)
@@ -133,14 +133,14 @@ func TestE1_ItOnlyReads(t *testing.T) {
 func TestE2_ThisMachineAlone(t *testing.T) {
 	s := world(t)
 	for host, want := range map[string]int{
-		"127.0.0.1:80": 200, "localhost:80": 200, "[::1]:80": 200, "127.0.0.1": 200,
-		"evil.example": 403, "evil.example:8080": 403, "192.0.2.1": 403, "localhost.evil.example": 403, "": 403, "0.0.0.0": 403,
+		"127.0.0.1:0": 200, "localhost": 200, "localhost:0": 200, "[::1]:0": 200, "127.0.0.1": 200,
+		"evil.example": 403, "evil.example:0": 403, "192.0.2.1": 403, "localhost.evil.example": 403, "": 403, "0.0.0.0": 403,
 	} {
 		if code, _, _ := ask(t, s, "GET", "/", host); code != want {
 			t.Errorf("host %q: %d, want %d", host, code, want)
 		}
 	}
-	for _, listen := range []string{"0.0.0.0:0", ":0", "192.0.2.1:0", "example.org:0", "8080"} {
+	for _, listen := range []string{"0.0.0.0:0", ":0", "192.0.2.1:0", "example.org:0", "nowhere"} {
 		if l, err := New(Config{Listen: listen}); err == nil {
 			l.l.Close()
 			t.Errorf("listens on %s", listen)

@@ -22,7 +22,7 @@ type link struct {
 	out      fifo
 	bytes    int // in out
 	shutDown bool
-	woken    bool // Read returns without a packet
+	woken    bool      // Read returns without a packet
 	some     sync.Cond // out is not empty, or the link is shut
 	room     sync.Cond // bytes fell below the bound, or the link is shut
 

@@ -31,6 +31,7 @@ var floors = map[string]string{
 	"ledger":    "top wire keys session receipt billing stake audit capacity quality cross route",
 	"settle":    "top home keys session receipt ledger api",
 	"pool":      "top keys ledger",
+	"explorer":  "top api",
 	"load":      "top keys hashchain session ledger sock api",
 	"wg":        "top wire",
 	"flow":      "",

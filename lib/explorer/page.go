@@ -1,4 +1,7 @@
-<!doctype html>
+package explorer
+
+// page is the one page, html/template. It has no script and loads nothing.
+const page = `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -22,7 +25,7 @@ td { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywh
 <body>
 <nav>
 <a href="/">blocks</a> <a href="/nodes">nodes</a> <a href="/validators">validators</a>
-<form action="/find"><input name="q" aria-label="find" placeholder="height, address, transaction, channel or node"></form>
+<form action="/find"><input name="q" aria-label="find" title="height, address, transaction, channel or node"> <button>find</button></form>
 </nav>
 <h1>{{.Title}}</h1>
 {{if .Error}}<p class="error">{{.Error}}</p>{{end}}
@@ -37,3 +40,4 @@ td { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywh
 {{end}}
 </body>
 </html>
+`
