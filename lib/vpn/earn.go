@@ -29,6 +29,8 @@ type account struct {
 	last     time.Time  // when it was claimed, or first seen
 	gone     bool       // from the chain
 	pardoned uint64     // units of sessions that ended without paying them
+	forgiven uint64     // units that clients say were lost
+	rest     uint64     // bytes of begun units, of sessions that ended: the next goes on from there
 }
 
 // served is one session at the exit. What packets touch is atomic; the rest is the
@@ -83,6 +85,7 @@ type sessState struct {
 type book struct {
 	path string
 	log  *home.Log
+	size int // bytes written since it was cut
 }
 
 // maxBook is when a book is cut to the newest line of each channel.
@@ -130,7 +133,7 @@ func openBook(path string, now time.Time) (*book, map[top.ID]*account, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &book{path, log}, all, nil
+	return &book{path: path, log: log}, all, nil
 }
 
 // account is what a line tells.
@@ -158,6 +161,8 @@ func (l accountLine) account(now time.Time) (*account, error) {
 			s.down.Store(st.Used)
 			s.gate.used.Store(st.Used)
 		}
+		_, _, entries := s.log.Root()
+		s.unsaid = entries > 0 // the newest receipt may not have what the account has
 		a.sessions[s.ticket.Session] = s
 	}
 	return a, nil
@@ -184,7 +189,30 @@ func (b *book) write(l accountLine) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", b.path, err)
 	}
+	b.size += len(raw) + 1
 	return b.log.Append(raw)
+}
+
+// cut writes the book anew, with one line for each account.
+func (b *book) cut(all map[top.ID]*account) error {
+	var keep []byte
+	for _, a := range all {
+		raw, err := json.Marshal(a.line(a.meter.Show()))
+		if err != nil {
+			return fmt.Errorf("write %s: %w", b.path, err)
+		}
+		keep = append(append(keep, raw...), '\n')
+	}
+	if err := home.WriteFile(b.path, keep, 0o600); err != nil {
+		return err
+	}
+	next, err := home.OpenLog(b.path)
+	if err != nil {
+		return err
+	}
+	b.log.Close()
+	b.log, b.size = next, 0
+	return nil
 }
 
 // enterEvery is how many units an entry of a log holds, while there are many; a
@@ -318,7 +346,11 @@ func (e *Exit) keep(now time.Time, all bool) error {
 			}
 		}
 	}
-	if sync || all {
+	if e.book.size > maxBook {
+		if err := e.book.cut(e.accounts); err != nil {
+			return err
+		}
+	} else if sync || all {
 		if err := e.book.log.Sync(); err != nil {
 			return err
 		}

@@ -71,6 +71,7 @@ type Exit struct {
 	bytes    atomic.Uint64 // of control
 	site     *carry.Server // nil without hidden carriage
 	hidden   []door
+	strange  atomic.Int64 // what strangers said and was not answered
 
 	peers atomic.Pointer[map[netip.Addr]*peer] // by inner address; replaced whole
 
@@ -81,6 +82,7 @@ type Exit struct {
 	book     *book
 	receipts *settle.Receipts
 	taken    map[netip.Addr]wg.Key // inner IPv4 addresses
+	up       bool                  // what listen made may be read
 	answered time.Time             // when the chain daemon last did
 }
 
@@ -90,12 +92,15 @@ type peer struct {
 	addr6 netip.Addr
 	addr4 netip.Addr
 	sess  atomic.Pointer[served] // whose credit its packets use; nil for who lends
+
+	waiting atomic.Int64 // what it said and was not answered
 }
 
 // heard is what somebody said, by the inner address that WireGuard vouches for.
 type heard struct {
-	from netip.Addr
-	body []byte
+	from    netip.Addr
+	body    []byte
+	waiting *atomic.Int64 // of those that it is counted with, until it is answered
 }
 
 const (
@@ -104,6 +109,8 @@ const (
 	idleAfter    = 3 * time.Minute        // a session without a word is over
 	maxPeers     = 1024
 	heardQueue   = 4096 // what waits to be answered; more is lost, and said again
+	heardEach    = 64   // of it, what one peer said
+	heardStrange = 512  // and all strangers
 	refreshEvery = 5 * time.Second
 )
 
@@ -152,7 +159,7 @@ func NewExit(cfg ExitConfig) (*Exit, error) {
 // Run is the exit until ctx ends. It may be called once.
 func (e *Exit) Run(ctx context.Context) error {
 	defer e.receipts.Close()
-	defer e.book.log.Close()
+	defer func() { e.book.log.Close() }() // it may be another by then
 	e.group, e.ctx = errgroup.WithContext(ctx)
 	e.group.Go(func() error { return e.srv.Run(e.ctx) })
 	e.group.Go(e.work)
@@ -189,6 +196,9 @@ func (e *Exit) work() error {
 	if err := e.revive(); err != nil {
 		return err
 	}
+	e.mu.Lock()
+	e.up = true
+	e.mu.Unlock()
 	e.trouble(nil)
 	e.group.Go(e.accept)
 	e.group.Go(e.net.keep)
@@ -204,8 +214,8 @@ func (e *Exit) work() error {
 		}
 	}
 	for n := 0; pause(e.ctx, beat); n++ {
-		if err := e.tend(n%10 == 0); err != nil {
-			return err // a disk that does not keep what is earned ends it
+		if err := e.tend(n%10 == 0); err != nil { // what is not kept may not be earned
+			return top.Errorf(top.Failed, "keep what was earned in %s: %v (make room on the disk, then start again: what was kept is claimed)", e.cfg.Home.Path("vpn"), err)
 		}
 	}
 	return nil
@@ -217,7 +227,9 @@ func (e *Exit) identify() error {
 	if err != nil {
 		return err
 	}
+	e.mu.Lock()
 	e.chain, e.deadline = p.Chain, time.Duration(p.DeadlineSec)*time.Second
+	e.mu.Unlock()
 	e.look()
 	return nil
 }
@@ -360,7 +372,7 @@ func (e *Exit) In(bufs [][]byte, offset int) [][]byte {
 	for _, b := range bufs {
 		pkt := b[offset:]
 		if e.isControl(pkt) {
-			e.take(src, pkt)
+			e.take(p, pkt)
 			continue
 		}
 		n := uint64(len(pkt))
@@ -411,16 +423,27 @@ func (e *Exit) isControl(p []byte) bool {
 	return len(p) >= 48 && p[0]>>4 == 6 && p[6] == 17 && p[42] == 0 && p[43] == controlPort && [16]byte(p[24:40]) == e.inner.As16()
 }
 
-// take puts what was said where it is answered.
-func (e *Exit) take(from netip.Addr, pkt []byte) {
+// take puts what was said where it is answered. WireGuard vouches for the address of
+// each packet; a batch of one peer has packets of both its addresses. Nobody fills the
+// queue for the others: each peer has a share of it, and all strangers one together.
+func (e *Exit) take(p *peer, pkt []byte) {
 	e.bytes.Add(uint64(len(pkt)))
 	u, err := wg.ParseUDP(pkt)
-	if err != nil || from != u.From.Addr() || len(u.Body) == 0 {
+	if err != nil || len(u.Body) == 0 {
+		return
+	}
+	waiting, most := &e.strange, int64(heardStrange)
+	if p != nil {
+		waiting, most = &p.waiting, heardEach
+	}
+	if waiting.Add(1) > most {
+		waiting.Add(-1)
 		return
 	}
 	select {
-	case e.heard <- heard{from, append([]byte{}, u.Body...)}:
+	case e.heard <- heard{u.From.Addr(), append([]byte{}, u.Body...), waiting}:
 	default:
+		waiting.Add(-1)
 	}
 }
 

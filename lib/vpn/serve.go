@@ -25,15 +25,17 @@ func (e *Exit) answer() {
 		}
 		if h.body[0] != mOpen {
 			e.handle(h)
+			h.waiting.Add(-1)
 			continue
 		}
 		select {
 		case asking <- struct{}{}:
 		default:
+			h.waiting.Add(-1)
 			continue // said again in a moment
 		}
 		e.group.Go(func() error {
-			defer func() { <-asking }()
+			defer func() { <-asking; h.waiting.Add(-1) }()
 			e.open(h)
 			return nil
 		})
@@ -118,17 +120,19 @@ func (e *Exit) opened(from netip.Addr, m opening) (a accepted, err error) {
 		if s.by, err = e.welcome(m.Key, false); err != nil {
 			return a, err
 		}
-	} else if s = acct.sessions[t.Session]; s == nil || s.over {
+	} else if s = acct.sessions[t.Session]; s == nil {
 		if s, err = e.begin(acct, t, m); err != nil {
 			return a, err
 		}
+	} else if s.over { // its log stays as it is
+		return a, top.Errorf(top.Denied, "session %s is over (begin another)", t.Session)
 	}
 	if s.by.key != m.Key {
 		return a, top.Errorf(top.Denied, "session %s is somebody else's", t.Session)
 	}
 	s.heard = e.now()
 	a = accepted{Ref: m.Ref, Ticket: s.ticket.Encode(), Inner4: s.peer.addr4, DNS: []netip.Addr{exit4(), e.inner}, MTU: uint32(e.cfg.MTU), Class: string(e.cfg.Policy.Class()), Own: e.cfg.AllowLoopback}
-	a.Claims = acct.meter.Show()
+	a.Claims = fitting(acct.meter.Show())
 	return a, nil
 }
 
@@ -162,23 +166,36 @@ func (e *Exit) revive() error {
 	return nil
 }
 
-// channel asks the chain, and waits for a block that is not here yet.
-func (e *Exit) channel(id top.ID) (row api.Channel, err error) {
-	ctx, cancel := context.WithTimeout(e.ctx, chainLag)
-	defer cancel()
-	for {
-		if row, err = e.cfg.Chain.Channel(ctx, id); err != nil || row.Exists {
-			return row, err
-		}
-		if !pause(ctx, chainPause) {
-			return row, e.ctx.Err()
+// fitting is as many claims as a message has room for beside a ticket: those on vouchers
+// of a dozen sessions do not fit, and a payer that forgot them opens another channel.
+func fitting(claims []session.Claim) []session.Claim {
+	room := maxMessage - maxTicketPart
+	for i, c := range claims {
+		if room -= len(c.Encode()) + 3; room < 0 {
+			return claims[:i]
 		}
 	}
+	return claims
+}
+
+// maxTicketPart bounds an accepted without claims.
+const maxTicketPart = 480
+
+// channel asks the chain once. Its block may not be here yet: then the client shows its
+// ticket again, and meanwhile nobody else waits.
+func (e *Exit) channel(id top.ID) (row api.Channel, err error) {
+	ctx, cancel := context.WithTimeout(e.ctx, chainWait)
+	defer cancel()
+	row, err = e.cfg.Chain.Channel(ctx, id)
+	if err == nil && !row.Exists {
+		err = top.Errorf(top.NotFound, "channel %s is not on the chain here", id.Short())
+	}
+	return row, err
 }
 
 const (
-	chainLag   = 5 * time.Second
-	chainPause = 100 * time.Millisecond
+	chainWait = 2 * time.Second
+	chainLag  = 5 * time.Second // how much later a block may be here than where the payer is
 )
 
 // agrees refuses a ticket that is not what this node offers.
@@ -186,8 +203,8 @@ func (e *Exit) agrees(t session.Ticket, row api.Channel) error {
 	switch o := e.offer; {
 	case o.Service == "":
 		return top.Errorf(top.Denied, "this node offers no tunnels on the chain yet")
-	case !row.Exists || row.Closing:
-		return top.Errorf(top.Denied, "channel %s is closed or closing", t.Channel.Short())
+	case row.Closing:
+		return top.Errorf(top.Denied, "channel %s is closing", t.Channel.Short())
 	case row.Provider != e.owner || t.Node != e.cfg.NodeKey.Public() || t.Chain != e.chain:
 		return top.Errorf(top.Denied, "channel %s pays somebody else", t.Channel.Short())
 	case row.Payer != t.Payer:
@@ -227,6 +244,10 @@ func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error
 	if old := s.peer.sess.Swap(s); old != nil {
 		e.end(old, "another session of the same client began")
 		s.peer.sess.Store(s)
+	}
+	if !lent {
+		s.gate.used.Store(acct.rest)
+		acct.rest = 0
 	}
 	acct.sessions[t.Session] = s
 	e.accounts[t.Channel] = acct
@@ -271,31 +292,6 @@ func (e *Exit) end(s *served, why string) {
 			}
 		}
 	}
-}
-
-// A session that ends leaves what its client did not tick any more, as when it was
-// killed. Up to 8 units of a channel and a sixteenth of what it paid are forgiven;
-// more stays a debt, and lessens the channel's credit.
-const (
-	pardonFree  = 8
-	pardonShare = 16
-)
-
-// pardon forgives a session's last units. The caller holds the lock.
-func (e *Exit) pardon(s *served) {
-	if s.lent() {
-		return
-	}
-	m, id := s.acct.meter, s.ticket.Session
-	if used := s.gate.used.Load() / unit; used > s.units && m.Serve(e.now(), id, used-s.units) == nil {
-		s.units = used
-	}
-	paid := uint64(1 << 32)
-	if s.ticket.Price > 0 {
-		paid = uint64(m.Owed() / s.ticket.Price)
-	}
-	most := pardonFree + paid/pardonShare
-	s.acct.pardoned += m.Lost(id, most-min(most, s.acct.pardoned))
 }
 
 func (e *Exit) pinged(from netip.Addr, m ping) {
@@ -351,69 +347,6 @@ func (e *Exit) ticked(from netip.Addr, m ticking) {
 	e.say(from, a.encode())
 }
 
-// Loss is the client's word: what it did not get it does not pay (X2). It is believed
-// up to an eighth of what was paid and 16 units; who says that he loses more is served
-// at the rate at which he pays.
-const (
-	lossShare = 8
-	lossFree  = 16
-)
-
-// forgive takes back units that the client did not get. The caller holds the lock.
-func (e *Exit) forgive(s *served, m ticking) {
-	if m.Sent > s.down.Load() || s.lent() {
-		return
-	}
-	s.lost = max(s.lost, m.Sent-m.Got)
-	most := s.acct.meter.Paid(s.ticket.Session)/lossShare + lossFree
-	if want := min(s.lost/unit, most); want > s.forgiven {
-		s.forgiven += s.acct.meter.Lost(s.ticket.Session, want-s.forgiven)
-	}
-}
-
-// credit gives the meter what was used, and raises the limit to what may be (X1). The
-// result is for release. The caller holds the lock.
-func (e *Exit) credit(s *served) [][]byte {
-	if s.over {
-		return nil
-	}
-	used := s.gate.used.Load() / unit // a unit that is begun is the exit's risk, not a debt
-	m, id := s.acct.meter, s.ticket.Session
-	m.Head(e.answered)
-	if s.lent() {
-		s.why = ""
-		if left := s.bought(); used >= left {
-			s.why = "what was lent is used up (top-vpn lend goes on)"
-		}
-		return s.gate.raise(s.bought() * unit)
-	}
-	if used > s.units {
-		if err := m.Serve(e.now(), id, used-s.units); err != nil {
-			s.why = err.Error()
-			s.gate.stop()
-			return nil
-		}
-		s.units = used
-	}
-	if err := m.Serve(e.now(), id, 0); err != nil {
-		s.why = err.Error()
-		s.gate.stop()
-		return nil
-	}
-	s.why = ""
-	return s.gate.raise((s.units + m.Credit(id)) * unit)
-}
-
-// release sends what waited for a tick.
-func (e *Exit) release(s *served, free [][]byte) {
-	for _, p := range free {
-		s.down.Add(uint64(len(p)))
-	}
-	if len(free) > 0 {
-		e.dev.Inject(free...)
-	}
-}
-
 func (e *Exit) told(from netip.Addr, m told) {
 	e.mu.Lock()
 	s := e.session(from, m.Session)
@@ -433,7 +366,7 @@ func (e *Exit) told(from netip.Addr, m told) {
 		}
 		a := taken{Session: m.Session, Seq: r.Voucher.Seq}
 		if err := s.acct.meter.Renew(e.now(), r); err != nil {
-			a.Seq, a.Claims = 0, s.acct.meter.Show()
+			a.Seq, a.Claims = 0, fitting(s.acct.meter.Show())
 			answers = append(answers, faultOf(r.Voucher.Seq, m.Session, err).encode())
 		}
 		free = e.credit(s)

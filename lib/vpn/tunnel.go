@@ -2,6 +2,7 @@ package vpn
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -276,10 +277,19 @@ func (t *tunnel) open(ctx context.Context, m opening, want func(session.Ticket) 
 		t.mu.Unlock()
 	}()
 	body := m.encode()
+	late := time.After(chainLag) // the channel's block may come later to the exit
 	for again := 200 * time.Millisecond; ; again = min(2*again, 2*time.Second) {
 		t.say(body)
 		select {
 		case r := <-c:
+			if errors.Is(r.err, top.ErrNotFound) {
+				select {
+				case <-time.After(again):
+					continue
+				case <-late:
+				case <-ctx.Done():
+				}
+			}
 			if r.err != nil {
 				return a, r.err
 			}
