@@ -29,6 +29,7 @@ type channelState struct {
 	Seq     uint64     // of the newest voucher that was made
 	Hop     bool       // the payer is a key for this channel alone (X4)
 	Spent   top.Amount // acknowledged in sessions before
+	Rest    uint64     // bytes of a unit that the session before began
 }
 
 const (
@@ -61,6 +62,10 @@ func (c *Client) remember(ch channelState) error {
 	now := c.now()
 	c.channels = slices.DeleteFunc(c.channels, func(o channelState) bool { return o.Channel == ch.Channel || o.Expiry.Before(now) })
 	c.channels = append(c.channels, ch)
+	return c.saveLocked()
+}
+
+func (c *Client) saveLocked() error {
 	b, err := json.Marshal(c.channels)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", c.statePath(), err)
@@ -77,11 +82,23 @@ func (c *Client) spare() (top.Amount, bool) {
 	return left, ok && left > 0
 }
 
-// channel is an open channel to an exit with room, opened if there is none. Hops
-// beyond one are paid by a key of their own.
-func (c *Client) channel(ctx context.Context, to target, hop int) (channelState, error) {
+// used notes what a channel came to.
+func (c *Client) used(id top.ID, spent top.Amount, rest uint64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.channels {
+		if ch := &c.channels[i]; ch.Channel == id {
+			ch.Spent, ch.Rest = max(ch.Spent, spent), rest
+		}
+	}
+	return c.saveLocked()
+}
+
+// channel is an open channel to an exit with room, and not that one; opened if there
+// is none. With more than one hop it is paid by a key of its own.
+func (c *Client) channel(ctx context.Context, to target, not top.ID) (channelState, error) {
 	left, ok := c.spare()
-	if !ok {
+	if !ok || left < firstCredit/unit*to.offer.Price {
 		return channelState{}, top.Errorf(top.Denied, "--max-spend of %s TOP is reached", c.cfg.MaxSpend)
 	}
 	own := c.cfg.Hops > 1
@@ -89,7 +106,7 @@ func (c *Client) channel(ctx context.Context, to target, hop int) (channelState,
 	known := slices.Clone(c.channels)
 	c.mu.Unlock()
 	for _, ch := range slices.Backward(known) {
-		if ch.Node != to.node || ch.Hop != own {
+		if ch.Node != to.node || ch.Hop != own || ch.Channel == not {
 			continue
 		}
 		row, err := c.cfg.Chain.Channel(ctx, ch.Channel)
@@ -103,17 +120,19 @@ func (c *Client) channel(ctx context.Context, to target, hop int) (channelState,
 		if room, ok := ch.Cap.Sub(max(ch.Paid, ch.Spent)); !ok || room < 16*to.offer.Price {
 			continue
 		}
-		return c.bounded(ch, left), nil
+		return ch, nil
 	}
 	ch, err := c.openChannel(ctx, to, own, left)
 	if err != nil {
 		return ch, err
 	}
-	return c.bounded(ch, left), c.remember(ch)
+	return ch, c.remember(ch)
 }
 
 // bounded keeps what a channel may cost within what may be spent.
-func (c *Client) bounded(ch channelState, left top.Amount) channelState {
+func (c *Client) bounded(ch channelState) channelState {
+	left, _ := c.spare()
+	left /= top.Amount(c.cfg.Hops) // each may use it up
 	if most, ok := max(ch.Paid, ch.Spent).Add(left); ok {
 		ch.Cap = min(ch.Cap, most)
 	}

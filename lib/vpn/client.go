@@ -288,8 +288,18 @@ func (c *Client) work(ctx context.Context) error {
 	return nil
 }
 
-// hopeless says whether a first try failed for what waiting does not mend.
+// choice says whether another path can be taken than the one that is up.
+func (c *Client) choice() bool {
+	return len(c.cfg.Via) == 0 || c.cfg.Hops == 1 && len(c.cfg.Via) > 1
+}
+
+// hopeless says whether a first try failed for what waiting does not mend: neither
+// another exit, if it was this one that refused.
 func (c *Client) hopeless(err error) bool {
+	var said *exitSaid
+	if errors.As(err, &said) && len(c.cfg.Via) != 1 {
+		return false
+	}
 	k := top.KindOf(err)
 	return k == top.Denied || k == top.NotFound || k == top.Invalid || k == top.Usage || k == top.Failed
 }
@@ -301,7 +311,9 @@ func (c *Client) identify(ctx context.Context) error {
 		if err == nil {
 			var w api.WalletStatus
 			if w, err = c.cfg.Wallet.Status(ctx); err == nil {
+				c.mu.Lock()
 				c.chain, c.deadline, c.address = p.Chain, time.Duration(p.DeadlineSec)*time.Second, w.Address
+				c.mu.Unlock()
 				return nil
 			}
 		}

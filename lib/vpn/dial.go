@@ -22,12 +22,11 @@ func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	last.mu.Lock()
 	own := last.terms.Own
 	last.mu.Unlock()
-	ip, err := netip.ParseAddr(host)
-	switch {
-	case own && (host == "localhost" || err == nil && ip.IsLoopback()):
-		return c.stack.DialContext(ctx, network, net.JoinHostPort(host4().String(), port))
-	case err == nil:
-		return c.stack.DialContext(ctx, network, addr)
+	if host == "localhost" && own {
+		host = "127.0.0.1"
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return c.connect(ctx, network, ip, port, own)
 	}
 	ips, err := c.resolver().LookupNetIP(ctx, "ip", host)
 	if err != nil {
@@ -35,11 +34,24 @@ func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	}
 	for _, ip := range ips {
 		var conn net.Conn
-		if conn, err = c.stack.DialContext(ctx, network, net.JoinHostPort(ip.Unmap().String(), port)); err == nil {
+		if conn, err = c.connect(ctx, network, ip, port, own); err == nil {
 			return conn, nil
 		}
 	}
 	return nil, err
+}
+
+// connect connects to an address beyond the exit. own says that the exit serves its own
+// machine, for tests.
+func (c *Client) connect(ctx context.Context, network string, ip netip.Addr, port string, own bool) (net.Conn, error) {
+	ip = ip.Unmap()
+	switch {
+	case ip.IsLoopback() && own:
+		ip = host4()
+	case ip.IsLoopback() || ip.IsUnspecified():
+		return nil, top.Errorf(top.Denied, "%s is this machine: no exit leads there (leave it out of what uses the tunnel)", ip)
+	}
+	return c.stack.DialContext(ctx, network, net.JoinHostPort(ip.String(), port))
 }
 
 func (c *Client) resolver() *net.Resolver {

@@ -308,7 +308,12 @@ func faultOf(ref uint64, id top.SessionID, err error) fault {
 	return fault{Ref: ref, Session: id, Kind: string(top.KindOf(err)), Message: text[:min(len(text), 400)]}
 }
 
+// exitSaid is what an exit said, as the error that it was.
+type exitSaid struct{ error }
+
+func (r *exitSaid) Unwrap() error { return r.error }
+
 // err is the fault as the error that it was.
 func (m fault) err() error {
-	return top.Errorf(top.KindOf(top.Kind(m.Kind).Err()), "the exit: %s", m.Message)
+	return &exitSaid{top.Errorf(top.KindOf(top.Kind(m.Kind).Err()), "the exit: %s", m.Message)}
 }

@@ -3,11 +3,13 @@ package vpn
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
-	"top/lib/top"
-	"top/lib/wg"
 
 	"golang.org/x/sync/errgroup"
+
+	"top/lib/top"
+	"top/lib/wg"
 )
 
 // choose finds the nodes of a path, the entry first.
@@ -154,7 +156,7 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 		return c.attach(hops)
 	})
 	err = g.Wait()
-	for _, w := range hops {
+	for _, w := range slices.Backward(hops) { // through those before it
 		w.end()
 	}
 	return err

@@ -50,14 +50,16 @@ const (
 
 // begin opens a session on a channel with room, and returns when the exit carries.
 func (w *purse) begin(ctx context.Context) error {
-	ch, err := w.c.channel(ctx, w.t.to, w.hop)
+	w.settle()
+	ch, err := w.c.channel(ctx, w.t.to, top.ID{})
 	if err != nil {
 		return err
 	}
 	var claims []session.Claim
 	for range 2 {
+		within := w.c.bounded(ch)
 		payer := session.NewPayer(session.PayerConfig{
-			Chain: w.c.chain, Channel: ch.Channel, Payer: ch.Payer, Node: w.t.to.node, Cap: ch.Cap, Expiry: ch.Expiry,
+			Chain: w.c.chain, Channel: ch.Channel, Payer: ch.Payer, Node: w.t.to.node, Cap: within.Cap, Expiry: ch.Expiry,
 			Draw: draw, Paid: ch.Paid, After: ch.Seq,
 		})
 		if err := payer.Recover(claims...); err != nil {
@@ -69,17 +71,44 @@ func (w *purse) begin(ctx context.Context) error {
 			return err
 		}
 		if claims == nil && len(a.Claims) > 0 { // the channel was used before: begin again after what that came to
-			ch.Seq, claims = max(ch.Seq, newest(a.Claims)), a.Claims
-			for _, c := range claims {
-				if owed, err := c.Owed(); err == nil {
-					ch.Spent = max(ch.Spent, owed)
-				}
+			if ch, err = after(ch, a.Claims); err != nil {
+				return err
 			}
+			claims = a.Claims
 			continue
 		}
-		return w.start(ctx, ch, payer, p, a)
+		return w.start(ctx, within, payer, p, a)
 	}
 	return top.Errorf(top.Failed, "exit %s shows nothing that another session could follow", w.t.to.name)
+}
+
+// settle notes what the session came to that ends, and ticks its last units.
+func (w *purse) settle() {
+	w.mu.Lock()
+	if w.p == nil {
+		w.mu.Unlock()
+		return
+	}
+	w.mu.Unlock()
+	w.tick(true)
+	w.t.say(told{mReceipt, w.id(), nil}.encode())
+	w.note()
+}
+
+// note keeps what the session came to, and the unit that it began: the exit counts on
+// from there in the next.
+func (w *purse) note() {
+	w.mu.Lock()
+	id, spent, rest := w.ch.Channel, max(w.ch.Paid, w.ch.Spent)+w.spentLocked(), w.ackedLocked()%unit
+	w.mu.Unlock()
+	if err := w.c.used(id, spent, rest); err != nil {
+		w.t.log.Warn("note what was spent", "err", err)
+	}
+}
+
+// ackedLocked is the bytes that are acknowledged.
+func (w *purse) ackedLocked() uint64 {
+	return w.ch.Rest + min(w.p.sent.Load(), w.exitUp) + w.p.got.Load()
 }
 
 func newPaying() *paying {
@@ -122,12 +151,19 @@ func (w *purse) start(ctx context.Context, ch channelState, payer *session.Payer
 	return nil
 }
 
-// newest is the number of the newest voucher that claims show.
-func newest(claims []session.Claim) (seq uint64) {
+// after is a channel once it is known what claims on it come to.
+func after(ch channelState, claims []session.Claim) (channelState, error) {
 	for _, c := range claims {
-		seq = max(seq, c.Voucher.Seq)
+		owed, err := c.Owed()
+		if err != nil {
+			return ch, err
+		}
+		if err := c.Verify(ch.Payer, 0); err != nil {
+			return ch, err
+		}
+		ch.Seq, ch.Spent = max(ch.Seq, c.Voucher.Seq), max(ch.Spent, owed)
 	}
-	return seq
+	return ch, nil
 }
 
 func draw() (b [32]byte) {
@@ -165,12 +201,11 @@ const askWait = 10 * time.Second
 // sign has the voucher that is due signed by the wallet. Ticks go on meanwhile.
 func (w *purse) sign(ctx context.Context) error {
 	w.mu.Lock()
-	payer, ch := w.payer, w.ch
+	payer, ch, spent := w.payer, w.ch, w.spentLocked()
 	r, due, err := payer.Renew(w.t.now())
 	if old, waits := payer.Waiting(); !due && err == nil && waits && old.Voucher.Sig == [64]byte{} {
 		r, due = old, true // the wallet did not answer the last time
 	}
-	spent := w.spentLocked()
 	w.mu.Unlock()
 	if !due || err != nil {
 		return err
@@ -228,6 +263,7 @@ func (w *purse) run(ctx context.Context, ready func()) error {
 			return err
 		}
 		ready()
+		g.Go(func() error { return w.ahead(ctx) })
 		return w.promise(ctx)
 	})
 	return g.Wait()
@@ -240,6 +276,7 @@ func (w *purse) listen(ctx context.Context) error {
 	beat := time.NewTicker(50 * time.Millisecond)
 	defer beat.Stop()
 	asked, pinged := w.t.now(), time.Time{}
+	var carried flowing
 	began := w.t.now()
 	for {
 		select {
@@ -262,8 +299,11 @@ func (w *purse) listen(ctx context.Context) error {
 			if now.Sub(began) > deadAfter && w.t.silent() > deadAfter {
 				return top.Errorf(top.Offline, "exit %s has not answered for %s", w.t.to.name, deadAfter)
 			}
-			w.tick(now.Sub(w.flushed) >= tickEvery)
+			w.tick(w.flushDue(now))
 			w.show()
+			if err := w.stands(&carried, now); err != nil && w.c.choice() {
+				return err
+			}
 		}
 		if over, why := w.ended(); over {
 			return top.Errorf(top.Offline, "exit %s ended the session: %s", w.t.to.name, why)
@@ -277,7 +317,7 @@ func (w *purse) promise(ctx context.Context) error {
 	for wait := promiseEvery; pause(ctx, wait); {
 		wait = promiseEvery
 		err := w.sign(ctx)
-		if err != nil && w.usedUp() {
+		if w.usedUp() { // before its last unit: one that is never full is never acknowledged
 			err = w.begin(ctx)
 		}
 		switch {
@@ -301,8 +341,13 @@ const promiseEvery = 20 * time.Millisecond
 func (w *purse) usedUp() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	left, ok := w.ch.Cap.Sub(max(w.ch.Paid, w.ch.Spent) + w.spentLocked())
+	left, ok := w.leftLocked()
 	return !ok || left < firstCredit/unit*w.t.to.offer.Price
+}
+
+// leftLocked is what the channel may still pay.
+func (w *purse) leftLocked() (top.Amount, bool) {
+	return w.ch.Cap.Sub(max(w.ch.Paid, w.ch.Spent) + w.spentLocked())
 }
 
 // trouble notes why no voucher is signed.
@@ -324,6 +369,12 @@ func (w *purse) id() top.SessionID {
 	return w.p.id
 }
 
+func (w *purse) flushDue(now time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return now.Sub(w.flushed) >= tickEvery
+}
+
 func (w *purse) ended() (bool, string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -339,8 +390,7 @@ func (w *purse) tick(flush bool) {
 		return
 	}
 	got, sent := w.p.got.Load(), w.p.sent.Load()
-	acked := min(sent, w.exitUp) + got
-	units := acked / unit
+	units := w.ackedLocked() / unit
 	t, due := w.payer.Served(w.p.id, units)
 	if !due && flush {
 		t, due = w.payer.Flush(w.p.id)
@@ -374,7 +424,7 @@ func (w *purse) spentLocked() top.Amount {
 	if w.p == nil {
 		return 0
 	}
-	all, ok := w.t.to.offer.Price.Mul((min(w.p.sent.Load(), w.exitUp) + w.p.got.Load()) / unit)
+	all, ok := w.t.to.offer.Price.Mul(w.ackedLocked() / unit)
 	if !ok {
 		return top.MaxSupply
 	}
@@ -395,12 +445,13 @@ func (w *purse) end() {
 		w.mu.Unlock()
 		return
 	}
-	w.units = max(w.units, (min(w.p.sent.Load(), w.exitUp)+w.p.got.Load())/unit)
+	w.units = max(w.units, w.ackedLocked()/unit)
 	w.payer.Served(w.p.id, w.units)
 	ticks := w.payer.Repeat()
 	id := w.p.id
 	report := ticking{Session: id, Ticks: ticks, Up: w.p.sent.Load(), Sent: w.sent, Got: min(w.got, w.sent)}
 	w.mu.Unlock()
+	w.note()
 	if len(ticks) > 0 {
 		w.t.say(report.encode())
 	}

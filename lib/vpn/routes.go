@@ -71,9 +71,6 @@ func (c *Client) health() error {
 
 // addresses are what to register.
 func (e *Exit) addresses() (all []string) {
-	if e.dev == nil {
-		return nil
-	}
 	host := e.cfg.Host
 	if host == "" {
 		host = reachable()
@@ -96,7 +93,7 @@ func (e *Exit) status() api.VPNStatus {
 		Policy: e.cfg.Policy.String(), Region: e.cfg.Region, Price: e.offer.Price, AllowLoopback: e.cfg.AllowLoopback, Problem: e.problem,
 		Version: top.Version, UptimeMs: top.Count(e.now().Sub(e.start).Milliseconds()),
 	}
-	if e.net != nil && e.dev != nil {
+	if e.up {
 		s.Addrs, s.Interface, s.Strangers = e.addresses(), e.net.name, e.admit.Strangers()
 	}
 	for _, a := range e.accounts {
@@ -235,7 +232,7 @@ func (c *Client) meters() (all []api.VPNMeter) {
 	for _, w := range hops {
 		w.mu.Lock()
 		p := w.p
-		acked := min(p.sent.Load(), w.exitUp) + p.got.Load()
+		acked := w.ackedLocked()
 		m := api.VPNMeter{
 			Type: "vpn-meter", Role: "client", Time: top.TimeOf(c.now()), Session: p.id, Channel: w.ch.Channel, Node: w.t.to.node, Payer: w.ch.Payer,
 			Up: top.Count(p.sent.Load()), Down: top.Count(p.got.Load()), Acknowledged: top.Count(acked), Units: top.Count(acked / unit),
