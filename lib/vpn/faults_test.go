@@ -1,0 +1,458 @@
+package vpn
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"top/lib/api"
+	"top/lib/top"
+)
+
+func contextOf(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}
+
+// TestX5_WhatWasPaidIsClaimedAfterAKill copies the exit's disk while it earns, tears the
+// last line, and lets another process with the same key go on from there.
+func TestX5_WhatWasPaidIsClaimedAfterAKill(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x))
+	alice.fetched(s, 3<<20)
+	w.until("all is ticked", func() bool { return total(alice.meters()).Units == total(x.meters()).Units })
+	paid := x.earned()
+	if paid < 48*price {
+		t.Fatalf("%s earned", paid)
+	}
+	// A second, and not more: here it is waited for, the limit is checked below.
+	since := time.Now()
+	w.until("on disk", func() bool { return onDisk(t, x) >= paid })
+	if d := time.Since(since); d > 5*time.Second {
+		t.Errorf("on disk after %s", d)
+	}
+	w.until("receipts", func() bool { return len(x.receipts("vpn.ndjson")) == 1 })
+	copied := x.disk("copy")
+	must(t, os.Remove(copied.Path("receipts", "vpn.ndjson"))) // it was killed before it wrote that
+	book := copied.Path("vpn", "accounts.ndjson")
+	f, err := os.OpenFile(book, os.O_APPEND|os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteString(`{"type":"vpn-account","config":{"Chann`)
+	must(t, errors.Join(err, f.Close()))
+	must(t, x.stop())
+	ch := alice.meters()[0].Channel
+	must(t, alice.stop())
+
+	x.home = copied
+	x.serve("chain", x.chainRoutes())
+	x.api = api.NewVPN(x.dial("vpn"))
+	x.start()
+	if got := x.earned(); got < paid {
+		t.Errorf("after the kill %s of %s are known", got, paid)
+	}
+	w.set(func() {
+		row := w.channels[ch]
+		row.Closing = true
+		w.channels[ch] = row
+	})
+	w.until("claimed", func() bool { return at(w, func() bool { return w.channels[ch].Paid >= paid }) })
+	w.until("a receipt", func() bool {
+		for _, r := range x.receipts("vpn.ndjson") {
+			if r.Seq > 0 && r.Amount > 0 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// onDisk is what an exit's book says that it earned.
+func onDisk(t *testing.T, x *member) (sum top.Amount) {
+	t.Helper()
+	b, err := os.ReadFile(x.home.Path("vpn", "accounts.ndjson"))
+	must(t, err)
+	lines := strings.Split(string(b), "\n")
+	newest := map[top.ID]accountLine{}
+	for _, line := range lines[:len(lines)-1] {
+		var l accountLine
+		must(t, json.Unmarshal([]byte(line), &l))
+		newest[l.Config.Channel] = l
+	}
+	for _, l := range newest {
+		a, err := l.account(time.Now())
+		must(t, err)
+		sum += a.meter.Owed()
+	}
+	return sum
+}
+
+// TestX5_ADiskThatIsFullEndsIt: what is not kept is not earned, and the error says what
+// to do.
+func TestX5_ADiskThatIsFullEndsIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x))
+	alice.fetched(s, 500_000)
+	x.exit.mu.Lock()
+	x.exit.book.log.Close() // every write fails from here
+	x.exit.mu.Unlock()
+	go alice.get(s.bytes(1 << 20))
+	ended := make(chan error, 1)
+	w.until("it ends", func() bool {
+		_, err := x.api.Status(t.Context())
+		return err != nil
+	})
+	go func() { ended <- x.stop() }()
+	err := <-ended
+	if err == nil || !strings.Contains(err.Error(), "make room") || !strings.Contains(err.Error(), x.home.Path("vpn")) {
+		t.Errorf("a full disk: %v", err)
+	}
+}
+
+// TestX5_TheBookIsCut writes more than the book may hold: it is cut to what counts, and
+// what is read from it is the same.
+func TestX5_TheBookIsCut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x))
+	alice.fetched(s, 500_000)
+	x.exit.mu.Lock()
+	x.exit.book.size = maxBook + 1
+	x.exit.mu.Unlock()
+	alice.fetched(s, 500_000)
+	w.until("cut", func() bool {
+		x.exit.mu.Lock()
+		defer x.exit.mu.Unlock()
+		return x.exit.book.size < maxBook
+	})
+	w.until("nothing is lost", func() bool { return onDisk(t, x) == x.earned() })
+	alice.fetched(s, 500_000)
+	w.until("and it goes on", func() bool { return onDisk(t, x) == x.earned() })
+}
+
+// TestX5_AClientGoesOnOnItsChannel restarts a client from its disk, three times: one
+// channel, no number twice (the world looks), and the sums add up.
+func TestX5_AClientGoesOnOnItsChannel(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	sum := top.Amount(0)
+	for i := range 3 {
+		alice.up(via(x))
+		alice.fetched(s, 400_000)
+		w.until("all is ticked", func() bool { c := total(alice.meters()); return c.Units > 0 && sum+c.Owed <= x.earned() })
+		sum += alice.client.spent()
+		if i == 1 { // killed: it says nothing
+			alice.client.mu.Lock()
+			for _, h := range alice.client.hops {
+				h.t.dev.Close()
+			}
+			alice.client.mu.Unlock()
+		}
+		must(t, alice.stop())
+	}
+	if n := at(w, func() int { return len(w.channels) }); n != 1 {
+		t.Errorf("%d channels", n)
+	}
+	if got := x.earned(); got+2*price < sum || got > sum+6*price {
+		t.Errorf("the exit earned %s, the client says %s", got, sum)
+	}
+}
+
+// TestX5_AClientWithoutItsMemoryIsTold removes what the client remembers of its
+// vouchers: the exit shows them, and the payer goes on after them.
+func TestX5_AClientWithoutItsMemoryIsTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x))
+	alice.fetched(s, 700_000)
+	must(t, alice.stop())
+	earned := x.earned()
+	path := alice.home.Path("vpn", "channels.json")
+	b, err := os.ReadFile(path)
+	must(t, err)
+	var all []channelState
+	must(t, json.Unmarshal(b, &all))
+	all[0].Seq, all[0].Spent = 0, 0
+	b, err = json.Marshal(all)
+	must(t, err)
+	must(t, os.WriteFile(path, b, 0o600))
+	alice.up(via(x))
+	alice.fetched(s, 700_000)
+	w.until("more is earned", func() bool { return x.earned() >= earned+10*price })
+	if n := at(w, func() int { return len(w.channels) }); n != 1 {
+		t.Errorf("%d channels", n)
+	}
+}
+
+// TestX6_NothingBesideADeadPath kills the exit and asks for pages: nothing reaches the
+// site but through an exit, and when it is back all goes on.
+func TestX6_NothingBesideADeadPath(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x))
+	alice.fetched(s, 10_000)
+	must(t, x.stop())
+	before := s.conns.Load()
+	for range 3 {
+		if alice.ask(s) == nil {
+			t.Error("a page came without an exit")
+		}
+	}
+	w.until("the path is down", func() bool { return len(alice.status().Hops) == 0 && alice.status().Problem != "" })
+	if alice.ask(s) == nil {
+		t.Error("a page came without a path")
+	}
+	if n := s.conns.Load(); n != before {
+		t.Errorf("the site was reached %d times beside the tunnel", n-before)
+	}
+	x.start()
+	w.until("up again", func() bool { return len(alice.status().Hops) == 1 })
+	alice.fetched(s, 10_000)
+}
+
+// TestAnExitDiesWithinADownload: another is taken, and the application's retry has the
+// rest.
+func TestAnExitDiesWithinADownload(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	one, two, alice, s := w.sell("one"), w.sell("two"), w.member("alice"), newSite(t)
+	f := one.line()
+	alice.up(via(one, two))
+	const n = 4 << 20
+	have := 0
+	for try := 0; have < n; try++ {
+		q, err := http.NewRequestWithContext(t.Context(), "GET", s.bytes(n), nil)
+		must(t, err)
+		q.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
+		r, err := alice.web().Do(q)
+		if err != nil {
+			if try > 10 {
+				t.Fatal(err)
+			}
+			continue
+		}
+		b := make([]byte, 32<<10)
+		for {
+			k, err := r.Body.Read(b)
+			have += k
+			if have > 1<<20 && try == 0 {
+				f.losing(func(bool, []byte) bool { return true }) // and not a word of it
+				w.until("another exit", func() bool { h := alice.status().Hops; return len(h) == 1 && h[0].Name == "two" })
+				break
+			}
+			if err != nil {
+				if !errors.Is(err, io.EOF) && try > 10 {
+					t.Fatal(err)
+				}
+				break
+			}
+		}
+		r.Body.Close()
+	}
+	if have != n {
+		t.Errorf("%d of %d bytes", have, n)
+	}
+}
+
+// TestAWalletThatIsAway: what is promised is served, then the status says why not more,
+// and it goes on by itself.
+func TestAWalletThatIsAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x))
+	alice.fetched(s, 300_000)
+	w.set(func() {
+		w.walletOn = func() error { return top.Errorf(top.Offline, "no agent answers (start it: top-wallet agent)") }
+	})
+	alice.fetched(s, 1<<20) // it was promised
+	w.until("the status says why", func() bool {
+		h := alice.status()
+		return strings.Contains(h.Problem, "top-wallet agent") || len(h.Hops) == 1 && strings.Contains(h.Hops[0].Problem, "top-wallet agent") || alice.asks(s)
+	})
+	w.set(func() { w.walletOn = nil })
+	w.until("the status is clear", func() bool { return alice.status().Problem == "" })
+	alice.fetched(s, 1<<20)
+}
+
+// ask fetches a small page within a second.
+func (m *member) ask(s *site) error {
+	ctx, cancel := contextOf(m.w.t, time.Second)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, "GET", s.bytes(10), nil)
+	if err != nil {
+		return err
+	}
+	r, err := m.web().Do(q)
+	if err == nil {
+		r.Body.Close()
+	}
+	return err
+}
+
+// asks fetches a little more, so that a voucher falls due; false.
+func (m *member) asks(s *site) bool {
+	ctx, cancel := context.WithTimeout(m.w.t.Context(), time.Second)
+	defer cancel()
+	q, err := http.NewRequestWithContext(ctx, "GET", s.bytes(4<<20), nil)
+	must(m.w.t, err)
+	if r, err := m.web().Do(q); err == nil {
+		io.Copy(io.Discard, r.Body)
+		r.Body.Close()
+	}
+	return false
+}
+
+// TestAChainThatIsAway: the exit serves half a deadline on what it knew, says why it
+// stops, and goes on when the chain is back.
+func TestAChainThatIsAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x))
+	alice.fetched(s, 300_000)
+	w.set(func() { w.chainOff = true })
+	alice.fetched(s, 300_000) // the chain was there a moment ago
+	x.later.Store(int64(20 * time.Second))
+	w.until("it says why", func() bool {
+		h := alice.status().Hops
+		return len(h) == 1 && h[0].State == "stopped" && strings.Contains(h[0].Problem, "newest block")
+	})
+	w.set(func() { w.chainOff = false })
+	w.until("it carries again", func() bool { h := alice.status().Hops; return len(h) == 1 && h[0].State == "carrying" })
+	alice.fetched(s, 300_000)
+}
+
+// TestMaxSpendIsTheMost: over exits, restarts on one channel, and hops.
+func TestMaxSpendIsTheMost(t *testing.T) {
+	t.Parallel()
+	for _, hops := range []int{1, 2} {
+		t.Run(fmt.Sprint(hops), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			all := []*member{w.sell("one"), w.sell("two")}[:hops]
+			alice, s := w.member("alice"), newSite(t)
+			for round := range 2 {
+				const most = 40 * price
+				alice.up(via(all...), func(c *ClientConfig) { c.Hops, c.MaxSpend = hops, most })
+				before := top.Amount(0)
+				for _, x := range all {
+					before += x.earned()
+				}
+				if round == 0 || hops == 1 {
+					alice.fetched(s, 300_000)
+				}
+				go alice.get(s.bytes(16 << 20))
+				w.until("it says so", func() bool { return strings.Contains(alice.status().Problem, "max-spend") })
+				spent := alice.client.spent()
+				if spent > most {
+					t.Errorf("%s spent", spent)
+				}
+				must(t, alice.stop())
+				now := top.Amount(0)
+				for _, x := range all {
+					now += x.earned()
+				}
+				if now-before > most {
+					t.Errorf("round %d: the exits earned %s, the most was %s", round, now-before, most)
+				}
+			}
+		})
+	}
+}
+
+// TestAChannelIsUsedUp: the next is open before, and one download goes over both.
+func TestAChannelIsUsedUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x), func(c *ClientConfig) { c.Cap = 50 * price })
+	alice.fetched(s, 8<<20) // 128 units
+	if n := at(w, func() int { return len(w.channels) }); n < 3 || n > 5 {
+		t.Errorf("%d channels for 128 units at 50 each", n)
+	}
+	w.until("both ends agree", func() bool { e, c := x.earned(), alice.client.spent(); return e <= c+price && e+16*price >= c })
+	// A restart goes on on the newest, and not on one that is used up.
+	must(t, alice.stop())
+	n := at(w, func() int { return len(w.channels) })
+	alice.up(via(x), func(c *ClientConfig) { c.Cap = 50 * price })
+	alice.fetched(s, 300_000)
+	if now := at(w, func() int { return len(w.channels) }); now > n+1 {
+		t.Errorf("%d channels, then %d", n, now)
+	}
+}
+
+// TestAChannelIsUsedUpAfterARestart: what was owed before the restart counts.
+func TestAChannelIsUsedUpAfterARestart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	small := func(c *ClientConfig) { c.Cap = 60 * price }
+	alice.up(via(x), small)
+	alice.fetched(s, 2<<20) // 32 of 60
+	must(t, alice.stop())
+	alice.up(via(x), small)
+	alice.fetched(s, 4<<20) // over its end
+	if n := at(w, func() int { return len(w.channels) }); n < 2 {
+		t.Errorf("%d channels", n)
+	}
+}
+
+// TestWhatIsLostIsSaidAgain loses every third small datagram, in both directions, from
+// the first handshake on: tickets, vouchers, ticks and their answers among them.
+func TestWhatIsLostIsSaidAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	f := x.line()
+	n := 0
+	f.losing(func(up bool, b []byte) bool { n++; return len(b) > 150 && len(b) < 700 && n%3 == 0 })
+	alice.up(via(x))
+	alice.fetched(s, 1<<20)
+	w.until("both ends agree", func() bool { return total(alice.meters()).Units == total(x.meters()).Units })
+}
+
+// TestAReplayedHandshakeIsNobody shows an exit again what its client said.
+func TestAReplayedHandshakeIsNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	f := x.line()
+	f.keep = true
+	alice.up(via(x))
+	alice.fetched(s, 300_000)
+	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), x.port)))
+	must(t, err)
+	defer c.Close()
+	f.mu.Lock()
+	kept := f.kept
+	f.mu.Unlock()
+	before := total(x.meters())
+	for _, b := range kept {
+		if len(b) == 148 || b[0] == 4 { // first messages, and data
+			c.Write(b)
+		}
+	}
+	alice.fetched(s, 300_000) // it answers still where the client is
+	if now := total(x.meters()); now.Up > before.Up+200_000 {
+		t.Errorf("replayed packets counted: %d, then %d", before.Up, now.Up)
+	}
+	if n := x.status().Peers; n != 1 {
+		t.Errorf("%d peers", n)
+	}
+}
