@@ -382,7 +382,7 @@ func samples(t *testing.T) map[string]any {
 		api.VPNStatus{Type: "vpn-status", Role: "client", State: "up", Chain: chain, Socks: "127.0.0.1:0", Hops: []api.VPNHop{hop}, Version: "dev", UptimeMs: 61_000},
 		api.VPNExit{Type: "exit", Node: node, Name: "bob", Addr: hopAddr, Carry: []string{"plain"}, Class: "full", Region: "de", Price: 1000, PerGiB: 16_384_000, Capacity: 100_000, Reachable: true, RTTMicros: 310, Score: 66, Uses: 1},
 		api.VPNMeter{Type: "vpn-meter", Role: "client", Time: when, Session: session, Channel: channel, Node: node, Payer: alice, Up: 65_536, Down: 1_048_576, Acknowledged: 1_114_112, Units: 17, Unsolicited: 420, Duplicate: 1400, Lost: 2800, Control: 9000, Price: 1000, Owed: 17_000, State: "serving"},
-		api.VPNPeer{Type: "vpn-peer", Node: node, Key: wgKey, Inner: []string{"100.64.7.9", "fd74:6f70:7670::9"}, DNS: []string{"100.64.0.1"}, MTU: 1420, Exit: wgKey, At: "bob.example:0", Channel: channel, Prepaid: top.One, Used: 17_000},
+		api.VPNPeer{Type: "vpn-peer", Node: node, Key: wgKey, Inner: []string{"100.64.7.9/32", "fd74:6f70:7670::9/128"}, DNS: []string{"100.64.0.1"}, MTU: 1420, Exit: wgKey, At: "bob.example:0", Channel: channel, Prepaid: top.One, Used: 17_000},
 		api.WalletStatus{Type: "wallet-status", Address: alice, Chain: chain, Batches: []string{"payroll"}, Signed: 1, Head: digest, Version: "dev", UptimeMs: 61_000},
 	}
 	by := map[string]any{}
