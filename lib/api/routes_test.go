@@ -65,7 +65,8 @@ func TestTheContractHasEveryRoute(t *testing.T) {
 	_, chain, _ := strings.Cut(string(text), "\n`chain.sock`, ")
 	chain, wallet, _ := strings.Cut(chain, "\n`wallet.sock`, ")
 	wallet, relay, _ := strings.Cut(wallet, "\n`relay.sock`, ")
-	for file, part := range map[string]string{"../chain/route.go": chain, "../wallet/route.go": wallet, "../relay/route.go": relay} {
+	relay, vpn, _ := strings.Cut(relay, "\n`vpn.sock`, ")
+	for file, part := range map[string]string{"../chain/route.go": chain, "../wallet/route.go": wallet, "../relay/route.go": relay, "../vpn/routes.go": vpn} {
 		var page []string
 		for _, m := range routeRow.FindAllStringSubmatch(part, -1) {
 			page = append(page, m[1]+" "+m[2]+" "+m[3])
