@@ -131,7 +131,7 @@ var homesOf = map[string]string{
 	"github.com/coder/websocket":           "lib/carry",
 	"rsc.io/qr":                            "cmd/top-vpn",
 	"gvisor.dev/":                          "lib/netstack",
-	"github.com/vishvananda/":              "lib/netcfg",
+	"github.com/vishvananda/":              "lib/netcfg scripts",
 	"github.com/google/nftables":           "lib/netcfg",
 	"github.com/mdlayher/":                 "lib/netcfg",
 	"github.com/ipfs/":                     "lib/store",

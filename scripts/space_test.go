@@ -1,0 +1,430 @@
+package scripts
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"top/lib/api"
+)
+
+// A space is a network namespace of the test's own: it has no name and goes with it.
+type space struct {
+	t  *testing.T
+	fd int
+}
+
+func onThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with this
+		done <- f()
+	}()
+	return <-done
+}
+
+func newSpace(t *testing.T) *space {
+	t.Helper()
+	s := &space{t: t}
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		fd, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		s.fd = fd
+		return err
+	})
+	if err != nil {
+		t.Fatalf("a network namespace: %v (these tests need root)", err)
+	}
+	t.Cleanup(func() { unix.Close(s.fd) })
+	return s
+}
+
+// in runs f in the namespace.
+func (s *space) in(f func() error) {
+	s.t.Helper()
+	err := onThread(func() error {
+		if err := unix.Setns(s.fd, unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return f()
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// link brings an interface up with addresses, and a way for the rest through it.
+func (s *space) link(name string, via []string, addrs ...string) {
+	s.t.Helper()
+	s.in(func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			n, err := netlink.ParseIPNet(a)
+			if err != nil {
+				return err
+			}
+			if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: n, Flags: unix.IFA_F_NODAD}); err != nil {
+				return fmt.Errorf("%s: %w", a, err)
+			}
+		}
+		if err := netlink.LinkSetUp(l); err != nil {
+			return err
+		}
+		for _, v := range via {
+			gw := netip.MustParseAddr(v)
+			all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+			if gw.Is6() {
+				all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+			}
+			dst := &net.IPNet{IP: all.Addr().AsSlice(), Mask: net.CIDRMask(0, all.Addr().BitLen())}
+			if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: dst, Gw: gw.AsSlice()}); err != nil {
+				return fmt.Errorf("via %s: %w", v, err)
+			}
+		}
+		return nil
+	})
+}
+
+// cable joins two namespaces.
+func cable(a *space, nameA string, b *space, nameB string) {
+	a.t.Helper()
+	a.in(func() error {
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: nameA}, PeerName: nameB, PeerNamespace: netlink.NsFd(b.fd)})
+	})
+}
+
+// capture keeps every frame that comes in on an interface.
+type capture struct {
+	mu     sync.Mutex
+	frames [][]byte
+}
+
+func (s *space) capture(name string) *capture {
+	s.t.Helper()
+	var fd int
+	s.in(func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(all)); err != nil {
+			return err
+		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 32<<20)
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Attrs().Index})
+	})
+	c, f, done := &capture{}, os.NewFile(uintptr(fd), "capture"), make(chan struct{})
+	raw, err := f.SyscallConn()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		defer close(done)
+		b := make([]byte, 1<<16)
+		_ = raw.Read(func(fd uintptr) bool {
+			for {
+				k, from, err := unix.Recvfrom(int(fd), b, 0)
+				if err == unix.EAGAIN {
+					return false
+				}
+				if err != nil {
+					return true
+				}
+				if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING {
+					c.mu.Lock()
+					c.frames = append(c.frames, bytes.Clone(b[:k]))
+					c.mu.Unlock()
+				}
+			}
+		})
+	}()
+	s.t.Cleanup(func() { f.Close(); <-done })
+	return c
+}
+
+func (c *capture) len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.frames)
+}
+
+// has says whether a frame from an index on has a text.
+func (c *capture) has(from int, text string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.frames[from:] {
+		if bytes.Contains(f, []byte(text)) {
+			return true
+		}
+	}
+	return false
+}
+
+// beside describes the frames from an index on that are neither for the exit nor what
+// neighbours on a cable say to each other.
+func (c *capture) beside(from int, exit netip.AddrPort) (found []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.frames[from:] {
+		p := f[14:]
+		switch kind := binary.BigEndian.Uint16(f[12:]); {
+		case kind == unix.ETH_P_ARP:
+			continue
+		case kind == unix.ETH_P_IP && p[9] == unix.IPPROTO_UDP:
+			to, _ := netip.AddrFromSlice(p[16:20])
+			if netip.AddrPortFrom(to, binary.BigEndian.Uint16(p[int(p[0]&15)*4+2:])) == exit {
+				continue
+			}
+		case kind == unix.ETH_P_IPV6 && !bytes.Contains(p, []byte(canary)):
+			next, rest := p[6], p[40:]
+			if next == 0 {
+				next, rest = rest[0], rest[8:]
+			}
+			if next == unix.IPPROTO_ICMPV6 && rest[0] >= 130 && rest[0] <= 143 {
+				continue // neighbours and listeners
+			}
+		}
+		found = append(found, fmt.Sprintf("%.80x", f))
+	}
+	return found
+}
+
+const (
+	canary = "canary-in-the-clear"
+	host4  = "93.184.216.34"
+	exitAt = "203.0.113.5:51820"
+)
+
+// A country is a client, a router that is the Internet, and an exit, each in a
+// namespace, with the chain and the wallets outside.
+type country struct {
+	*localnet
+	client, router, exit *space
+	lan, wan             *capture
+	via                  string
+	sent                 atomic.Int64
+}
+
+func newCountry(t *testing.T) *country {
+	w := &country{localnet: start(t), client: newSpace(t), router: newSpace(t), exit: newSpace(t)}
+	cable(w.client, "eth0", w.router, "lan0")
+	cable(w.exit, "eth0", w.router, "wan0")
+	for _, s := range []*space{w.client, w.router, w.exit} {
+		s.link("lo", nil)
+	}
+	w.router.link("lo", nil, host4+"/32", "2606:2800::7/128")
+	w.router.link("lan0", nil, "192.168.7.1/24", "fd07::1/64")
+	w.router.link("wan0", nil, "203.0.113.1/24")
+	w.client.link("eth0", []string{"192.168.7.1", "fd07::1"}, "192.168.7.2/24", "fd07::2/64")
+	w.exit.link("eth0", []string{"203.0.113.1"}, "203.0.113.5/24")
+	w.router.in(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
+	w.lan, w.wan = w.router.capture("lan0"), w.router.capture("wan0")
+	return w
+}
+
+// serveIn starts a daemon of a home in a namespace and waits until it is ready.
+func (w *country) serveIn(s *space, who string, args ...string) *exec.Cmd {
+	w.t.Helper()
+	r, pipe, err := os.Pipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := w.command(who, "top-vpn", append(args, "--ready-fd", "3", "--quiet")...)
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{pipe}, os.Stderr
+	s.in(cmd.Start)
+	pipe.Close()
+	w.t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	})
+	if k, err := r.Read(make([]byte, 1)); k == 0 {
+		w.t.Fatalf("top-vpn %v did not get ready: %v", args, err)
+	}
+	return cmd
+}
+
+// serveExit runs the exit with a kernel interface.
+func (w *country) serveExit() {
+	w.serveIn(w.exit, "exit1", "serve", "--provide", "--listen", exitAt, "--tun", "topx0")
+	s, err := w.vpn("exit1").Status(w.t.Context())
+	if err != nil || len(s.Addrs) == 0 {
+		w.t.Fatalf("%v: %v", s, err)
+	}
+	w.via = s.Addrs[0] + "&node=" + s.Node.String()
+}
+
+func (w *country) up() *exec.Cmd { return w.serveIn(w.client, "alice", "up", "--via", w.via) }
+
+// inClient runs a command of Alice's where her tunnel is.
+func (w *country) inClient(args ...string) (string, error) {
+	cmd := w.command("alice", "top-vpn", args...)
+	var out, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	w.client.in(cmd.Start)
+	if err := cmd.Wait(); err != nil {
+		return out.String(), fmt.Errorf("%w: %s", err, stderr.String())
+	}
+	return out.String(), nil
+}
+
+// site serves a page at host4.
+func (w *country) site(body []byte) {
+	var l net.Listener
+	w.router.in(func() (err error) { l, err = net.Listen("tcp", host4+":80"); return err })
+	srv := &http.Server{Handler: http.HandlerFunc(func(a http.ResponseWriter, _ *http.Request) { a.Write(body) })}
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(l) }()
+	w.t.Cleanup(func() { srv.Close(); <-done })
+}
+
+// storm sends the canary from the client everywhere, again and again, until stop.
+func (w *country) storm() (stop func()) {
+	var c4, c6 *net.UDPConn
+	w.client.in(func() (err error) {
+		if c4, err = net.ListenUDP("udp4", &net.UDPAddr{}); err == nil {
+			c6, err = net.ListenUDP("udp6", &net.UDPAddr{})
+		}
+		return err
+	})
+	end, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-end:
+				return
+			}
+			for _, to := range []string{host4 + ":9", host4 + ":53", "192.168.7.1:53", "8.8.8.8:443"} {
+				c4.WriteToUDPAddrPort([]byte(canary), netip.MustParseAddrPort(to))
+			}
+			for _, to := range []string{"[2606:2800::7]:53", "[fd07::1]:53", "[2606:2800::7]:443"} {
+				c6.WriteToUDPAddrPort([]byte(canary), netip.MustParseAddrPort(to))
+			}
+			w.sent.Add(1)
+		}
+	}()
+	return func() { close(end); <-done; c4.Close(); c6.Close() }
+}
+
+// stormed waits until the canary was sent some times more.
+func (w *country) stormed() {
+	from := w.sent.Load()
+	w.eventually("the canary was sent", func() bool { return w.sent.Load() > from+50 })
+}
+
+// Around a whole machine nothing leaves beside the tunnel, of either family, while it
+// is up, killed, started again and without its exit; what was set is taken back, and
+// who looks sees no byte of what is inside.
+func TestDenyEveryWayBesideATunnel(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Log("only root can make a namespace; lib/netcfg tests what is set")
+		return
+	}
+	w := newCountry(t)
+	page := bytes.Repeat([]byte(canary+"\n"), 500_000)
+	w.site(page)
+	w.kill(w.vpnLock("exit1"))
+	w.serveExit()
+	resolv, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fetch := func() {
+		t.Helper()
+		w.eventually("the page came", func() bool {
+			out, err := w.inClient("get", "http://"+host4+"/", "--timeout", "15s")
+			if err != nil {
+				t.Log(err)
+			}
+			return err == nil && out == string(page)
+		})
+	}
+	w.up()
+	from := w.lan.len()
+	stop := w.storm()
+	fetch()
+	w.kill(w.vpnLock("alice"))
+	w.stormed()
+	if _, err := w.inClient("down"); err == nil || !strings.Contains(err.Error(), "down --force") {
+		t.Errorf("down after a crash: %v", err)
+	}
+	w.up()
+	fetch()
+	w.kill(w.vpnLock("exit1"))
+	w.stormed()
+	w.serveExit()
+	fetch()
+	stop()
+	var counted, before uint64
+	kernel := func() (n uint64) {
+		w.client.in(func() error {
+			l, err := netlink.LinkByName("top0")
+			if err == nil {
+				n = l.Attrs().Statistics.RxBytes + l.Attrs().Statistics.TxBytes
+			}
+			return err
+		})
+		return n
+	}
+	billed := func() (n uint64) {
+		if err := w.vpn("alice").Meters(t.Context(), 0, func(m api.VPNMeter) error { n += uint64(m.Acknowledged); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before, counted = billed(), kernel()
+	fetch()
+	t.Logf("billed %d bytes, the kernel's interface counted %d", billed()-before, kernel()-counted)
+	if found := w.lan.beside(from, netip.MustParseAddrPort(exitAt)); len(found) > 0 || w.lan.has(from, canary) {
+		t.Errorf("%d frames beside the tunnel, the first %s", len(found), found[:min(3, len(found))])
+	}
+	if !w.wan.has(0, canary) {
+		t.Error("the exit sent nothing: the test looks in the wrong place")
+	}
+	if now, err := os.ReadFile("/etc/resolv.conf"); err != nil || !bytes.Equal(now, resolv) {
+		t.Errorf("resolv.conf changed: %v", err)
+	}
+
+	free := func(when string) {
+		t.Helper()
+		from := w.lan.len()
+		defer w.storm()()
+		w.eventually("packets leave "+when, func() bool { return w.lan.has(from, canary) })
+	}
+	if _, err := w.inClient("down"); err != nil {
+		t.Fatal(err)
+	}
+	free("after down")
+	w.up()
+	w.kill(w.vpnLock("alice"))
+	if _, err := w.inClient("down", "--force"); err != nil {
+		t.Fatal(err)
+	}
+	free("after down --force")
+}

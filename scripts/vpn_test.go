@@ -1,0 +1,177 @@
+package scripts
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/tls"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"top/lib/api"
+	"top/lib/sock"
+	"top/lib/top"
+)
+
+// vpn is a client of a home's VPN daemon.
+func (n *localnet) vpn(who string) *api.VPN {
+	path, err := n.home(who).Sock("vpn")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return api.NewVPN(sock.Dial(path, "top-vpn up"))
+}
+
+func (n *localnet) vpnLock(who string) string { return n.home(who).Path("run", "vpn.sock.lock") }
+
+// exitPorts is where localnet runs an exit, and its hidden carriage.
+func (n *localnet) exitPorts(who string) (plain, hidden string) {
+	n.t.Helper()
+	b, err := os.ReadFile(n.home(who).Path("listen"))
+	plain, hidden, ok := strings.Cut(strings.TrimSpace(string(b)), " ")
+	if err != nil || !ok {
+		n.t.Fatalf("ports of %s: %q, %v", who, b, err)
+	}
+	return plain, hidden
+}
+
+// exitArgs is how localnet runs an exit.
+func (n *localnet) exitArgs(who string) []string {
+	plain, hidden := n.exitPorts(who)
+	return []string{"serve", "--provide", "--listen", plain, "--hidden", hidden, "--cover", filepath.Join(n.dir, "page"), "--allow-loopback", "--region", "here"}
+}
+
+// page is a page of so many bytes on exit2's web server.
+func (n *localnet) page(name string, size int) (url string, body []byte) {
+	n.t.Helper()
+	body = make([]byte, size)
+	rand.Read(body)
+	if err := os.WriteFile(filepath.Join(n.dir, "page", name), body, 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+	_, hidden := n.exitPorts("exit2")
+	return "https://" + hidden + "/" + name, body
+}
+
+// fetched waits until a page came whole through the tunnel, as a program does that
+// tries again.
+func (n *localnet) fetched(url string, body []byte) {
+	n.t.Helper()
+	n.eventually("the page came", func() bool {
+		out, err := n.try("alice", "top-vpn", "get", "--insecure", "--timeout", "20s", url)
+		return err == nil && out == string(body)
+	})
+}
+
+// hop is the node that Alice's tunnel leads to; "" while it leads nowhere.
+func (n *localnet) hop() string {
+	s, err := n.vpn("alice").Status(n.t.Context())
+	if err != nil || s.State != "up" || len(s.Hops) == 0 {
+		return ""
+	}
+	return s.Hops[0].Name
+}
+
+// Exit and client are killed with -9 in the middle of a page: it goes on with the exit
+// when that is back, or with another, and what was earned is claimed once.
+func TestFaultKillUnderATunnel(t *testing.T) {
+	n := start(t)
+	for range rounds(t) {
+		url, body := n.page("fault", 40_000_000)
+		n.serve("alice", "top-vpn", "up", "--socks", "127.0.0.1:0", "--via", "exit1,exit2")
+		if n.hop() != "exit1" {
+			t.Fatalf("the tunnel leads to %q", n.hop())
+		}
+		get := n.command("alice", "top-vpn", "get", "--insecure", "--timeout", "30s", url)
+		if err := get.Start(); err != nil {
+			t.Fatal(err)
+		}
+		n.eventually("some of it is there", func() (some bool) {
+			err := n.vpn("alice").Meters(t.Context(), 0, func(m api.VPNMeter) error {
+				some = some || m.Down > 1_000_000
+				return nil
+			})
+			return err == nil && some
+		})
+		n.kill(n.vpnLock("exit1"))
+		get.Process.Kill()
+		get.Wait()
+		n.fetched(url, body)
+		if n.hop() != "exit2" {
+			t.Errorf("with exit1 killed the tunnel leads to %q", n.hop())
+		}
+		n.kill(n.vpnLock("alice"))
+		n.serve("exit1", "top-vpn", n.exitArgs("exit1")...)
+
+		n.serve("alice", "top-vpn", "up", "--socks", "127.0.0.1:0", "--via", "exit1")
+		n.fetched(url, body)
+		n.kill(n.vpnLock("exit1"))
+		n.serve("exit1", "top-vpn", n.exitArgs("exit1")...)
+		n.fetched(url, body)
+		n.run("alice", "top-vpn", "down")
+	}
+	for _, who := range []string{"exit1", "exit2"} {
+		last := top.Amount(0)
+		n.eventually("what was earned is written", func() bool {
+			before := last
+			last = n.receipts(who)
+			return last > 0 && last == before
+		})
+		if out := n.settle(who); !strings.Contains(out, `"state":"paid"`) {
+			t.Errorf("%s earned %s and was paid: %s", who, last, out)
+		}
+		if out := n.settle(who); strings.Contains(out, `"state":"paid"`) {
+			t.Errorf("%s settled twice: %s", who, out)
+		}
+	}
+}
+
+// Who scans the port of hidden carriage without the exit's key sees a web server, and
+// the same one whatever he asks.
+func TestDenyAProberTheExit(t *testing.T) {
+	n := start(t)
+	url, body := n.page("index.html", 1000)
+	site := strings.TrimSuffix(url, "index.html")
+	line := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	defer line.CloseIdleConnections()
+	ask := func(method, path string, header ...string) (int, []byte) {
+		t.Helper()
+		q, err := http.NewRequestWithContext(t.Context(), method, site+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i+1 < len(header); i += 2 {
+			q.Header.Set(header[i], header[i+1])
+		}
+		r, err := line.RoundTrip(q)
+		if err != nil {
+			t.Fatalf("%s %s: %v", method, path, err)
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, values := range r.Header {
+			if all := strings.ToLower(name + strings.Join(values, " ")); strings.Contains(all, "top-") || strings.Contains(all, "wireguard") {
+				t.Errorf("%s %s says %s", method, path, all)
+			}
+		}
+		return r.StatusCode, b
+	}
+	if code, b := ask("GET", ""); code != 200 || !bytes.Equal(b, body) {
+		t.Fatalf("the page: %d, %d bytes", code, len(b))
+	}
+	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="}
+	for _, path := range []string{"", "ws", "tunnel", "connect", ".well-known/masque/udp/192.0.2.1/443/", "v1/status"} {
+		plain, a := ask("GET", path)
+		if code, b := ask("GET", path, upgrade...); code != plain || !bytes.Equal(a, b) {
+			t.Errorf("/%s asked for a websocket: %d %q, else %d %q", path, code, b, plain, a)
+		}
+	}
+	n.serve("alice", "top-vpn", "up", "--socks", "127.0.0.1:0", "--via", "exit2", "--carry", "wss")
+	n.fetched(url, body)
+}
