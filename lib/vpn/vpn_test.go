@@ -2,6 +2,8 @@ package vpn
 
 import (
 	"crypto/rand"
+	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -360,8 +362,8 @@ func TestX3_WhereNobodyGoes(t *testing.T) {
 	})
 	for _, to := range []string{
 		s.addr.String(), netip.AddrPortFrom(bob4, port).String(), netip.AddrPortFrom(bob6, port).String(), "169.254.169.254:80", "[fe80::1]:80",
-		"10.0.0.1:80", "192.168.0.1:443", "172.16.0.1:22", "100.64.0.2:" + s.addr.String()[len("127.0.0.1:"):], "[::1]:80", "[::ffff:127.0.0.1]:80",
-		"0.0.0.0:80", "192.0.2.1:25", "[64:ff9b::7f00:1]:80",
+		"10.0.0.1:80", "192.168.0.1:443", "172.16.0.1:22", net.JoinHostPort(host4().String(), fmt.Sprint(port)), net.JoinHostPort("::1", "80"), net.JoinHostPort("::ffff:127.0.0.1", "80"),
+		net.JoinHostPort("0.0.0.0", "80"), "192.0.2.1:25", "[64:ff9b::7f00:1]:80",
 	} {
 		ctx, cancel := contextOf(t, 5*time.Second)
 		c, err := alice.client.dial(ctx, "tcp", to)
