@@ -123,7 +123,6 @@ func join(a *space, nameA string, b *space, nameB string) {
 type world struct {
 	t              *testing.T
 	client, router *space
-	tun            *os.File
 	cable          *capture
 }
 

@@ -21,7 +21,6 @@ type twins struct {
 	now   map[top.SessionID]*session.HashChain
 	was   map[top.SessionID]*session.HashChain // of the voucher before
 	base  map[top.SessionID]uint64
-	paid  top.Amount
 	seq   uint64
 	at    map[top.SessionID]uint32 // about the last tick
 }
