@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -587,6 +588,21 @@ func newFront(t testing.TB, port uint16) *front {
 	return f
 }
 
+// keeping makes it remember what passes.
+func (f *front) keeping() *front {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.keep = true
+	return f
+}
+
+// passed is what it remembers.
+func (f *front) passed() [][]byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.kept)
+}
+
 // losing sets which datagrams are lost; nil is none.
 func (f *front) losing(fn func(up bool, b []byte) bool) {
 	f.mu.Lock()
@@ -643,9 +659,7 @@ func (f *front) back(c *net.UDPConn, to netip.AddrPort) {
 
 // holds says whether any datagram that passed has these bytes.
 func (f *front) holds(b []byte) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, k := range f.kept {
+	for _, k := range f.passed() {
 		if bytes.Contains(k, b) {
 			return true
 		}
