@@ -35,6 +35,7 @@ type channelState struct {
 const (
 	defaultCap   = top.One / 2
 	defaultLasts = 24 * time.Hour
+	leastUnits   = 16               // that a channel can pay when a session begins on it
 	channelWait  = 30 * time.Second // until one is open on the chain
 )
 
@@ -117,7 +118,7 @@ func (c *Client) channel(ctx context.Context, to target, not top.ID) (channelSta
 			continue
 		}
 		ch.Cap, ch.Expiry, ch.Paid = row.Cap, row.Expiry.Time, row.Paid
-		if room, ok := ch.Cap.Sub(max(ch.Paid, ch.Spent)); !ok || room < 16*to.offer.Price {
+		if room, ok := ch.Cap.Sub(max(ch.Paid, ch.Spent)); !ok || room < leastUnits*to.offer.Price {
 			continue
 		}
 		return ch, nil
@@ -140,7 +141,11 @@ func (c *Client) bounded(ch channelState) channelState {
 }
 
 func (c *Client) openChannel(ctx context.Context, to target, own bool, left top.Amount) (ch channelState, err error) {
-	want := min(cmp.Or(c.cfg.Cap, defaultCap), left)
+	most := cmp.Or(c.cfg.Cap, defaultCap)
+	if most < leastUnits*to.offer.Price {
+		return ch, top.Errorf(top.Denied, "a channel of %s TOP has no room at exit %s, which asks %s for 64 KiB (more: --cap)", most, to.name, to.offer.Price)
+	}
+	want := min(most, left)
 	lasts := cmp.Or(c.cfg.Lasts, defaultLasts)
 	var id [8]byte
 	rand.Read(id[:])
