@@ -135,6 +135,11 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 				return &hopError{t.node, err}
 			}
 			open = append(open, tun)
+			if c.tun != nil && i == len(path)-1 {
+				if err := tun.dev.ServeUAPI(c.tun.Name()); err != nil {
+					c.log.Warn("wg cannot look at this tunnel", "err", err)
+				}
+			}
 			w := &purse{c: c, t: tun, hop: i}
 			c.say("opening a session with "+t.name, nil)
 			g.Go(func() error {
