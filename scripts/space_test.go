@@ -1,14 +1,20 @@
 package scripts
 
 import (
+	"bufio"
 	"bytes"
+	"context"
+	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -222,11 +228,13 @@ type country struct {
 	client, router, exit *space
 	lan, wan             *capture
 	via                  string
+	tun, exitTUN         string // names of this test's own: sockets of wg(8) know no namespaces
 	sent                 atomic.Int64
 }
 
 func newCountry(t *testing.T) *country {
 	w := &country{localnet: start(t), client: newSpace(t), router: newSpace(t), exit: newSpace(t)}
+	w.tun, w.exitTUN = fmt.Sprintf("tc%d", os.Getpid()), fmt.Sprintf("tx%d", os.Getpid())
 	cable(w.client, "eth0", w.router, "lan0")
 	cable(w.exit, "eth0", w.router, "wan0")
 	for _, s := range []*space{w.client, w.router, w.exit} {
@@ -268,7 +276,7 @@ func (w *country) serveIn(s *space, who string, args ...string) *exec.Cmd {
 
 // serveExit runs the exit with a kernel interface.
 func (w *country) serveExit() {
-	w.serveIn(w.exit, "exit1", "serve", "--provide", "--listen", exitAt, "--tun", "topx0")
+	w.serveIn(w.exit, "exit1", "serve", "--provide", "--listen", exitAt, "--tun", w.exitTUN)
 	s, err := w.vpn("exit1").Status(w.t.Context())
 	if err != nil || len(s.Addrs) == 0 {
 		w.t.Fatalf("%v: %v", s, err)
@@ -276,7 +284,9 @@ func (w *country) serveExit() {
 	w.via = s.Addrs[0] + "&node=" + s.Node.String()
 }
 
-func (w *country) up() *exec.Cmd { return w.serveIn(w.client, "alice", "up", "--via", w.via) }
+func (w *country) up() *exec.Cmd {
+	return w.serveIn(w.client, "alice", "up", "--tun", w.tun, "--via", w.via)
+}
 
 // inClient runs a command of Alice's where her tunnel is.
 func (w *country) inClient(args ...string) (string, error) {
@@ -338,6 +348,156 @@ func (w *country) stormed() {
 	w.eventually("the canary was sent", func() bool { return w.sent.Load() > from+50 })
 }
 
+// counts sends datagrams of a known size and compares what is billed with what the
+// kernel counted on the tunnel's interface: within 1 %.
+func (w *country) counts() {
+	w.t.Helper()
+	kernel := func() (n uint64) {
+		w.client.in(func() error {
+			l, err := netlink.LinkByName(w.tun)
+			if err == nil {
+				n = l.Attrs().Statistics.RxBytes + l.Attrs().Statistics.TxBytes
+			}
+			return err
+		})
+		return n
+	}
+	billed := func() (n uint64) {
+		if err := w.vpn("alice").Meters(w.t.Context(), 0, func(m api.VPNMeter) error { n += uint64(m.Acknowledged); return nil }); err != nil {
+			w.t.Fatal(err)
+		}
+		return n
+	}
+	b0, k0 := billed(), kernel()
+	var c *net.UDPConn
+	w.client.in(func() (err error) { c, err = net.ListenUDP("udp4", &net.UDPAddr{}); return err })
+	defer c.Close()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range 500 {
+		<-tick.C
+		for range 8 {
+			if _, err := c.WriteToUDPAddrPort(make([]byte, 1200), netip.MustParseAddrPort(host4+":9")); err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	var b, k int64
+	w.eventually("what is billed is what the kernel counted", func() bool {
+		b, k = int64(billed()-b0), int64(kernel()-k0)
+		return k >= 4000*1228 && max(b-k, k-b) <= k/100
+	})
+	w.t.Logf("billed %d bytes, the kernel counted %d on the interface", b, k)
+}
+
+// uapi asks a WireGuard device over the socket of wg(8).
+func (w *country) uapi(name, text string) string {
+	w.t.Helper()
+	c, err := net.Dial("unix", "/var/run/wireguard/"+name+".sock")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte(text + "\n\n")); err != nil {
+		w.t.Fatal(err)
+	}
+	var all strings.Builder
+	for lines := bufio.NewScanner(c); lines.Scan() && lines.Text() != ""; {
+		all.WriteString(lines.Text() + "\n")
+	}
+	if !strings.HasSuffix(all.String(), "errno=0\n") {
+		w.t.Fatalf("%s: %s", name, all.String())
+	}
+	return all.String()
+}
+
+// A stock wireguard-go goes out through an exit with the file that top-vpn config
+// wrote, for as long as the prepaid channel lasts; such units are marked.
+func TestDenyAStockClientMoreThanItsChannel(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Log("only root can make a namespace")
+		return
+	}
+	w := newCountry(t)
+	page := bytes.Repeat([]byte("x"), 1_000_000)
+	w.site(page)
+	stock := filepath.Join(t.TempDir(), "wireguard-go")
+	build := exec.Command("go", "build", "-o", stock, "golang.zx2c4.com/wireguard")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	w.kill(w.vpnLock("exit1"))
+	w.serveExit()
+	conf, err := w.inClient("config", "--exit", w.via, "--prepay", "0.00003") // 30 units: a page and a half
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := func(name string) string { return between(conf, name+" = ", "\n") }
+	hexed := func(text string) string {
+		b, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			t.Fatalf("%q: %v", conf, err)
+		}
+		return hex.EncodeToString(b)
+	}
+	name := fmt.Sprintf("st%d", os.Getpid())
+	cmd := exec.Command(stock, "-f", name)
+	w.client.in(cmd.Start)
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		os.Remove("/var/run/wireguard/" + name + ".sock")
+	})
+	w.eventually("the stock device answers", func() bool {
+		c, err := net.Dial("unix", "/var/run/wireguard/"+name+".sock")
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	w.uapi(name, "set=1\nprivate_key="+hexed(value("PrivateKey"))+"\npublic_key="+hexed(value("PublicKey"))+"\nendpoint="+value("Endpoint")+"\nallowed_ip=0.0.0.0/0")
+	w.client.link(name, nil, strings.Split(value("Address"), ", ")[0])
+	w.client.in(func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: &net.IPNet{IP: net.ParseIP(host4).To4(), Mask: net.CIDRMask(32, 32)}})
+	})
+	get := func() (k int, err error) {
+		line := &http.Transport{DialContext: func(context.Context, string, string) (c net.Conn, err error) {
+			w.client.in(func() error { c, err = net.DialTimeout("tcp", host4+":80", 5*time.Second); return nil })
+			return c, err
+		}}
+		defer line.CloseIdleConnections()
+		r, err := (&http.Client{Transport: line, Timeout: 5 * time.Second}).Get("http://" + host4 + "/")
+		if err != nil {
+			return 0, err
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		return len(b), err
+	}
+	if k, err := get(); err != nil || k != len(page) {
+		t.Fatalf("%d bytes: %v", k, err)
+	}
+	w.eventually("the exit counts it, unverified", func() (seen bool) {
+		err := w.vpn("exit1").Meters(t.Context(), 0, func(m api.VPNMeter) error {
+			seen = seen || m.Unverified && int(m.Units) >= len(page)>>16
+			return nil
+		})
+		return err == nil && seen
+	})
+	k := 0
+	if k, err = get(); err == nil || k >= len(page) {
+		t.Errorf("%d bytes beyond what was prepaid: %v", k, err)
+	}
+	if out := w.uapi(w.exitTUN, "get=1"); !strings.Contains(out, "public_key=") {
+		t.Errorf("wg sees no peer at the exit: %s", out)
+	}
+}
+
 // Around a whole machine nothing leaves beside the tunnel, of either family, while it
 // is up, killed, started again and without its exit; what was set is taken back, and
 // who looks sees no byte of what is inside.
@@ -381,26 +541,10 @@ func TestDenyEveryWayBesideATunnel(t *testing.T) {
 	w.serveExit()
 	fetch()
 	stop()
-	var counted, before uint64
-	kernel := func() (n uint64) {
-		w.client.in(func() error {
-			l, err := netlink.LinkByName("top0")
-			if err == nil {
-				n = l.Attrs().Statistics.RxBytes + l.Attrs().Statistics.TxBytes
-			}
-			return err
-		})
-		return n
+	w.counts()
+	if out := w.uapi(w.tun, "get=1"); !strings.Contains(out, "endpoint="+exitAt) || strings.Contains(out, "last_handshake_time_sec=0\n") {
+		t.Errorf("wg sees %s", out)
 	}
-	billed := func() (n uint64) {
-		if err := w.vpn("alice").Meters(t.Context(), 0, func(m api.VPNMeter) error { n += uint64(m.Acknowledged); return nil }); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	before, counted = billed(), kernel()
-	fetch()
-	t.Logf("billed %d bytes, the kernel's interface counted %d", billed()-before, kernel()-counted)
 	if found := w.lan.beside(from, netip.MustParseAddrPort(exitAt)); len(found) > 0 || w.lan.has(from, canary) {
 		t.Errorf("%d frames beside the tunnel, the first %s", len(found), found[:min(3, len(found))])
 	}
