@@ -91,15 +91,19 @@ func (l *Log) Append(line []byte) error {
 	return fmt.Errorf("append: %w", err)
 }
 
-// Sync puts all that was appended on disk. After a failed sync nobody knows
-// what is there, so the log takes nothing more.
+// Sync puts all that was appended before on disk; what is appended meanwhile does
+// not wait for it. After a failed sync nobody knows what is there, so the log takes
+// nothing more.
 func (l *Log) Sync() error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.bad != nil {
-		return l.bad
+	f, bad := l.f, l.bad
+	l.mu.Unlock()
+	if bad != nil {
+		return bad
 	}
-	if err := l.f.Sync(); err != nil {
+	if err := f.Sync(); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		l.bad = fmt.Errorf("sync: %w", err)
 		return l.bad
 	}

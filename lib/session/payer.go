@@ -51,6 +51,7 @@ type PayerConfig struct {
 	Expiry  time.Time       // of the channel
 	Draw    func() [32]byte // fresh random bytes, for one anchor each
 	Steps   uint32          // most ticks that one voucher promises; 0 is MaxSteps
+	Renew   uint32          // ticks after which the next voucher falls due; 0 is Reanchor
 	Paid    top.Amount      // by the channel before, as its row on the chain says
 	After   uint64          // number of the newest voucher signed before; 0 is none
 }
@@ -96,6 +97,9 @@ type anchor struct {
 func NewPayer(cfg PayerConfig) *Payer {
 	if cfg.Steps == 0 || cfg.Steps > MaxSteps {
 		cfg.Steps = MaxSteps
+	}
+	if cfg.Renew == 0 {
+		cfg.Renew = Reanchor
 	}
 	return &Payer{cfg: cfg, seq: cfg.After, amount: cfg.Paid, live: map[top.SessionID]*paying{}}
 }
@@ -215,7 +219,7 @@ func (p *Payer) due(now time.Time) bool {
 			continue
 		}
 		i := s.paid - s.now.base
-		if i >= min(Reanchor, uint64(s.now.n+1)/2) || i > 0 && now.Sub(p.renewed) >= VoucherEvery {
+		if i >= min(uint64(p.cfg.Renew), uint64(s.now.n+1)/2) || i > 0 && now.Sub(p.renewed) >= VoucherEvery {
 			return true
 		}
 	}

@@ -33,10 +33,11 @@ type channelState struct {
 }
 
 const (
-	defaultCap   = top.One / 2
-	defaultLasts = 24 * time.Hour
-	leastUnits   = 16               // that a channel can pay when a session begins on it
-	channelWait  = 30 * time.Second // until one is open on the chain
+	defaultCap    = top.One / 2
+	defaultLasts  = 24 * time.Hour
+	leastUnits    = 16               // that a channel can pay when a session begins on it
+	rememberEvery = time.Second      // a write waits for the disk, and the voucher for it
+	channelWait   = 30 * time.Second // until one is open on the chain
 )
 
 func (c *Client) statePath() string { return c.cfg.Home.Path("vpn", "channels.json") }
@@ -56,13 +57,17 @@ func (c *Client) loadChannels() error {
 	return nil
 }
 
-// remember writes a voucher's number before it is signed: no number is used twice.
-func (c *Client) remember(ch channelState) error {
+// remember notes a voucher's number before it is signed, and writes it when it should.
+// After a crash the exit shows the newest, and the wallet signs no number twice.
+func (c *Client) remember(ch channelState, write bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
 	c.channels = slices.DeleteFunc(c.channels, func(o channelState) bool { return o.Channel == ch.Channel || o.Expiry.Before(now) })
 	c.channels = append(c.channels, ch)
+	if !write {
+		return nil
+	}
 	return c.saveLocked()
 }
 
@@ -127,7 +132,7 @@ func (c *Client) channel(ctx context.Context, to target, not top.ID) (channelSta
 	if err != nil {
 		return ch, err
 	}
-	return ch, c.remember(ch)
+	return ch, c.remember(ch, true)
 }
 
 // bounded keeps what a channel may cost within what may be spent.

@@ -310,18 +310,18 @@ func (e *Exit) receipt(s *served) (r receipt.Receipt, ok bool, err error) {
 
 // keep puts on disk what was earned since (X5): logs, accounts, receipts in this
 // order. The caller holds the lock.
-func (e *Exit) keep(now time.Time, all bool) error {
+func (e *Exit) keep(now time.Time, all bool) (flush func() error, err error) {
 	var receipts []receipt.Receipt
 	sync := false
 	for _, a := range e.accounts {
 		dirty := false
 		for _, s := range a.sessions {
 			if err := s.enter(now, all || s.over); err != nil {
-				return err
+				return nil, err
 			}
 			dirty = dirty || len(s.entries) > 0
 			if err := s.writeLog(e.dir); err != nil {
-				return err
+				return nil, err
 			}
 			if !s.unsaid || !all {
 				continue
@@ -329,7 +329,7 @@ func (e *Exit) keep(now time.Time, all bool) error {
 			s.unsaid = false
 			r, ok, err := e.receipt(s)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if ok {
 				receipts = append(receipts, r)
@@ -342,23 +342,35 @@ func (e *Exit) keep(now time.Time, all bool) error {
 		}
 		if len(claims) > 0 || dirty {
 			if err := e.book.write(a.line(claims)); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	if e.book.size > maxBook {
 		if err := e.book.cut(e.accounts); err != nil {
-			return err
+			return nil, err
 		}
-	} else if sync || all {
-		if err := e.book.log.Sync(); err != nil {
-			return err
+		sync, all = false, false
+	}
+	log := e.book.log
+	return func() error {
+		if sync || all {
+			if err := log.Sync(); err != nil && e.keeps(log) {
+				return err
+			}
 		}
-	}
-	if len(receipts) > 0 {
-		return e.receipts.Add(receipts...)
-	}
-	return nil
+		if len(receipts) > 0 {
+			return e.receipts.Add(receipts...)
+		}
+		return nil
+	}, nil
+}
+
+// keeps says whether a book's log is still in use: one that was cut is on disk.
+func (e *Exit) keeps(log *home.Log) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.book.log == log
 }
 
 // claims claims on the chain what channels owe, before their deadlines.

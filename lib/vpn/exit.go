@@ -165,8 +165,11 @@ func (e *Exit) Run(ctx context.Context) error {
 	e.group.Go(e.work)
 	err := e.group.Wait()
 	e.mu.Lock()
-	kept := e.keep(e.now(), true)
+	flush, kept := e.keep(e.now(), true)
 	e.mu.Unlock()
+	if kept == nil {
+		kept = flush()
+	}
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}

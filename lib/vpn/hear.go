@@ -1,6 +1,9 @@
 package vpn
 
 import (
+	"context"
+	"time"
+
 	"top/lib/receipt"
 	"top/lib/session"
 	"top/lib/top"
@@ -109,5 +112,20 @@ func (w *purse) receipted(b []byte) {
 	}
 	if err := w.c.receipts.Add(r); err != nil {
 		w.t.log.Error("keep a receipt", "err", err)
+	}
+}
+
+// ticks waits for ticks, or for a time that is longer than usual; false when ctx ended.
+func (w *purse) ticks(ctx context.Context, d time.Duration) bool {
+	if d > promiseEvery {
+		return pause(ctx, d)
+	}
+	select {
+	case <-w.paid:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }

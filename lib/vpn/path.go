@@ -140,7 +140,7 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 					c.log.Warn("wg cannot look at this tunnel", "err", err)
 				}
 			}
-			w := &purse{c: c, t: tun, hop: i}
+			w := &purse{c: c, t: tun, hop: i, paid: make(chan struct{}, 1)}
 			c.say("opening a session with "+t.name, nil)
 			g.Go(func() error {
 				if err := w.run(ctx, func() { close(up) }); err != nil {

@@ -29,14 +29,19 @@ type purse struct {
 	sent    uint64 // bytes that the exit said it had sent, and what of them had come
 	got     uint64
 	units   uint64 // acknowledged
+	step    uint64 // of them by the newest tick
+	asked   uint64 // bytes sent, from which the exit is asked what it has of them
 	ticked  uint64 // of them paid, as the exit says
 	before  top.Amount
 	why     string    // why the exit serves no more
 	problem string    // why no voucher is signed
 	refusal string    // why the exit does not take one
 	shown   time.Time // when the voucher that waits was last sent
+	wrote   time.Time // when the channel was last written, by who signs
 	flushed time.Time
 	over    bool
+
+	paid chan struct{} // ticks went out: a voucher may be due
 }
 
 const (
@@ -46,6 +51,8 @@ const (
 	pingEvery    = time.Second
 	deadAfter    = 4 * time.Second // without an answer to four pings
 	stepLeast    = unit
+	renewAt      = 256 // ticks: what the exit carried and did not see ticked yet, and the signing, must fit in the rest of an anchor
+	tickUnits    = 64  // ticked at least: at 2 Gbit/s an anchor of 1,023 units lasts a quarter of a second, and its renewal has half of that
 )
 
 // begin opens a session on a channel with room, and returns when the exit carries.
@@ -60,7 +67,7 @@ func (w *purse) begin(ctx context.Context) error {
 		within := w.c.bounded(ch)
 		payer := session.NewPayer(session.PayerConfig{
 			Chain: w.c.chain, Channel: ch.Channel, Payer: ch.Payer, Node: w.t.to.node, Cap: within.Cap, Expiry: ch.Expiry,
-			Draw: draw, Paid: ch.Paid, After: ch.Seq,
+			Draw: draw, Paid: ch.Paid, After: ch.Seq, Renew: renewAt,
 		})
 		if err := payer.Recover(claims...); err != nil {
 			return fmt.Errorf("exit %s shows what we did not sign: %w", w.t.to.name, err)
@@ -140,6 +147,7 @@ func (w *purse) start(ctx context.Context, ch channelState, payer *session.Payer
 	w.before += w.spentLocked()
 	w.ch, w.payer, w.p = ch, payer, p
 	w.exitUp, w.sent, w.got, w.units, w.ticked, w.why, w.over = 0, 0, 0, 0, 0, "", false
+	w.step, w.asked = 0, unit
 	w.mu.Unlock()
 	w.t.mu.Lock()
 	w.t.terms = a
@@ -202,7 +210,8 @@ const askWait = 10 * time.Second
 func (w *purse) sign(ctx context.Context) error {
 	w.mu.Lock()
 	payer, ch, spent := w.payer, w.ch, w.spentLocked()
-	r, due, err := payer.Renew(w.t.now())
+	now := w.t.now()
+	r, due, err := payer.Renew(now)
 	if old, waits := payer.Waiting(); !due && err == nil && waits && old.Voucher.Sig == [64]byte{} {
 		r, due = old, true // the wallet did not answer the last time
 	}
@@ -211,8 +220,11 @@ func (w *purse) sign(ctx context.Context) error {
 		return err
 	}
 	ch.Seq, ch.Spent = r.Voucher.Seq, max(ch.Paid, ch.Spent)+spent
-	if err := w.c.remember(ch); err != nil {
+	if err := w.c.remember(ch, now.Sub(w.wrote) >= rememberEvery); err != nil {
 		return err
+	}
+	if now.Sub(w.wrote) >= rememberEvery {
+		w.wrote = now
 	}
 	signed, err := w.c.cfg.Wallet.SignVoucher(ctx, api.SignRequest{Service: Service, Peer: w.t.to.node, Body: r.Voucher.Encode()})
 	if err != nil {
@@ -314,7 +326,7 @@ func (w *purse) listen(ctx context.Context) error {
 // promise has vouchers signed as they fall due, and goes on to another channel when
 // one is used up.
 func (w *purse) promise(ctx context.Context) error {
-	for wait := promiseEvery; pause(ctx, wait); {
+	for wait := promiseEvery; w.ticks(ctx, wait); {
 		wait = promiseEvery
 		err := w.sign(ctx)
 		if w.usedUp() { // before its last unit: one that is never full is never acknowledged
@@ -392,14 +404,17 @@ func (w *purse) tick(flush bool) {
 	got, sent := w.p.got.Load(), w.p.sent.Load()
 	units := w.ackedLocked() / unit
 	t, due := w.payer.Served(w.p.id, units)
-	if !due && flush {
+	if !due && (flush || units >= w.units+tickUnits) {
 		t, due = w.payer.Flush(w.p.id)
 	}
-	if step := (units - min(units, w.units)) * unit / 2; due {
-		w.p.due.Store(got + max(stepLeast, step))
-		w.units = units
-	} else {
-		w.p.due.Store(got + stepLeast)
+	if due {
+		w.step, w.units = units-min(units, w.units), units
+	}
+	w.p.due.Store(got + max(stepLeast, (w.step-min(w.step, units-min(units, w.units)))*unit/2))
+	asks := sent >= w.asked // else the exit says what it has of it at its beat alone
+	if asks {
+		w.asked = sent + min(max(sent/16, unit), tickUnits*unit/2)
+		w.p.ask.Store(w.asked)
 	}
 	m := ticking{Session: w.p.id, Up: sent, Sent: w.sent, Got: min(w.got, w.sent)}
 	if due {
@@ -414,8 +429,14 @@ func (w *purse) tick(flush bool) {
 		m.Ticks = w.payer.Repeat()
 	}
 	w.mu.Unlock()
-	if due || len(m.Ticks) > 0 {
+	if due || asks || len(m.Ticks) > 0 {
 		w.t.say(m.encode())
+	}
+	if due {
+		select {
+		case w.paid <- struct{}{}:
+		default:
+		}
 	}
 }
 

@@ -358,6 +358,8 @@ func (e *Exit) told(from netip.Addr, m told) {
 	s.heard = e.now()
 	var answers [][]byte
 	var free [][]byte
+	var flush func() error
+	var err error
 	switch m.Kind {
 	case mVoucher:
 		var r session.Renewal
@@ -384,7 +386,7 @@ func (e *Exit) told(from netip.Addr, m told) {
 		}
 		if s.bye.IsZero() { // what it came to is on disk before the answer
 			s.bye = e.now() // WireGuard forgets who is removed with what waits for him
-			if err := e.keep(s.bye, true); err != nil {
+			if flush, err = e.keep(s.bye, true); err != nil {
 				e.log.Error("keep what was earned", "err", err)
 			}
 		}
@@ -392,6 +394,11 @@ func (e *Exit) told(from netip.Addr, m told) {
 	}
 	e.mu.Unlock()
 	e.release(s, free)
+	if flush != nil {
+		if err := flush(); err != nil {
+			e.log.Error("keep what was earned", "err", err)
+		}
+	}
 	for _, a := range answers {
 		e.say(from, a)
 	}
@@ -440,7 +447,7 @@ func (e *Exit) tend(second bool) error {
 			}
 		}
 	}
-	err := e.keep(now, second)
+	flush, err := e.keep(now, second)
 	e.mu.Unlock()
 	for _, f := range frees {
 		e.release(f.s, f.pkts)
@@ -448,7 +455,10 @@ func (e *Exit) tend(second bool) error {
 	for _, w := range words {
 		e.say(w.to, w.body)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return flush() // a disk that waits holds up nobody's ticks
 }
 
 // byeWait is how long a client that said goodbye hears answers.

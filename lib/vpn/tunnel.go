@@ -66,6 +66,7 @@ type paying struct {
 	sent        atomic.Uint64 // bytes that we sent
 	got         atomic.Uint64 // bytes that we asked for
 	due         atomic.Uint64 // got, from which a tick may be due
+	ask         atomic.Uint64 // sent, from which the exit is asked what it has of it
 	unsolicited atomic.Uint64
 	duplicate   atomic.Uint64
 }
@@ -122,7 +123,17 @@ func (t *tunnel) Out(bufs [][]byte, sizes []int, offset int) {
 		p.gate.hold(b[offset : offset+sizes[i]])
 		sizes[i] = 0
 	}
-	p.sent.Add(sent)
+	if p.sent.Add(sent) >= p.ask.Load() && sent > 0 {
+		t.stir()
+	}
+}
+
+// stir has the purse look at what moved.
+func (t *tunnel) stir() {
+	select {
+	case t.moved <- struct{}{}:
+	default:
+	}
 }
 
 // release sends what waited for the exit to carry more.
@@ -169,10 +180,7 @@ func (t *tunnel) In(bufs [][]byte, offset int) [][]byte {
 	p.unsolicited.Add(unsolicited)
 	p.duplicate.Add(duplicate)
 	if p.got.Add(got) >= p.due.Load() {
-		select {
-		case t.moved <- struct{}{}:
-		default:
-		}
+		t.stir()
 	}
 	return kept
 }
