@@ -104,7 +104,7 @@ func (c *Client) used(id top.ID, spent top.Amount, rest uint64) error {
 // is none. With more than one hop it is paid by a key of its own.
 func (c *Client) channel(ctx context.Context, to target, not top.ID) (channelState, error) {
 	left, ok := c.spare()
-	if !ok || left < firstCredit/unit*to.offer.Price {
+	if !ok || left/top.Amount(c.cfg.Hops) < firstCredit/unit*to.offer.Price { // as bounded will divide it
 		return channelState{}, top.Errorf(top.Denied, "--max-spend of %s TOP is reached", c.cfg.MaxSpend)
 	}
 	own := c.cfg.Hops > 1

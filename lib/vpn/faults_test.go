@@ -108,7 +108,7 @@ func TestX5_ADiskThatIsFullEndsIt(t *testing.T) {
 	x.exit.mu.Lock()
 	x.exit.book.log.Close() // every write fails from here
 	x.exit.mu.Unlock()
-	go alice.get(s.bytes(1 << 20))
+	alice.begins(s.bytes(1 << 20))
 	ended := make(chan error, 1)
 	w.until("it ends", func() bool {
 		_, err := x.api.Status(t.Context())
@@ -291,6 +291,21 @@ func TestAWalletThatIsAway(t *testing.T) {
 	alice.fetched(s, 1<<20)
 }
 
+// begins fetches a page, whatever comes of it, until the test ends.
+func (m *member) begins(url string) {
+	web, done := m.web(), make(chan struct{})
+	q, err := http.NewRequestWithContext(m.w.t.Context(), "GET", url, nil)
+	must(m.w.t, err)
+	go func() {
+		defer close(done)
+		if r, err := web.Do(q); err == nil {
+			io.Copy(io.Discard, r.Body)
+			r.Body.Close()
+		}
+	}()
+	m.w.t.Cleanup(func() { <-done })
+}
+
 // oneIn loses one of so many datagrams that come down, always the same.
 func oneIn(n int) func(up bool, _ []byte) bool {
 	r := rand.New(rand.NewPCG(1, 2))
@@ -364,7 +379,7 @@ func TestMaxSpendIsTheMost(t *testing.T) {
 				if round == 0 || hops == 1 {
 					alice.fetched(s, 300_000)
 				}
-				go alice.get(s.bytes(16 << 20))
+				alice.begins(s.bytes(16 << 20))
 				w.until("it says so", func() bool { return strings.Contains(alice.status().Problem, "max-spend") })
 				spent := alice.client.spent()
 				if spent > most {
