@@ -18,32 +18,33 @@ var (
 	exit6      = netip.MustParseAddr("fd07::1")
 )
 
-// carryAll hands packets from one stack to the other until one is closed.
-func carryAll(from, to *Stack, see func([]byte)) {
+// carryAll hands those packets that see lets pass from one stack to the other, until
+// one is closed.
+func carryAll(from, to *Stack, see func([]byte) bool) {
 	bufs, sizes := make([][]byte, from.BatchSize()), make([]int, from.BatchSize())
 	for i := range bufs {
 		bufs[i] = make([]byte, 2048)
 	}
-	out := make([][]byte, len(bufs))
+	out := make([][]byte, 0, len(bufs))
 	for {
 		n, err := from.Read(bufs, sizes, 16)
 		if err != nil {
 			return
 		}
+		out = out[:0]
 		for i := range n {
-			out[i] = bufs[i][:16+sizes[i]]
-			if see != nil {
-				see(out[i][16:])
+			if b := bufs[i][:16+sizes[i]]; see == nil || see(b[16:]) {
+				out = append(out, b)
 			}
 		}
-		if _, err := to.Write(out[:n], 16); err != nil {
+		if _, err := to.Write(out, 16); err != nil {
 			return
 		}
 	}
 }
 
 // join makes a client and an exit, back to back.
-func join(t testing.TB, f *Forward, see func([]byte)) (client, exit *Stack) {
+func join(t testing.TB, f *Forward, see func([]byte) bool) (client, exit *Stack) {
 	t.Helper()
 	client, err := New(Config{Addrs: []netip.Addr{clientAddr, client6}})
 	if err != nil {

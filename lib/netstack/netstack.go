@@ -125,10 +125,14 @@ func New(cfg Config) (*Stack, error) {
 
 // setUp gives the stack its options, its line, its routes and its handlers.
 func (s *Stack) setUp() error {
-	sack, moderate, cubic := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.CongestionControlOption("cubic")
-	wait, recovery := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPRecovery(0)
+	// Of gVisor's congestion controls it is NewReno: its CUBIC begins without a maximum
+	// when HyStart ends slow start, and an acknowledgement of many packets then takes the
+	// window to nothing, for ever. Losses are found by RACK (RFC 8985): its older recovery
+	// by SACK waits for timeouts, doubled each time.
+	sack, moderate, reno := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true), tcpip.CongestionControlOption("reno")
+	wait, recovery := tcpip.TCPTimeWaitTimeoutOption(timeWait), tcpip.TCPRACKLossDetection
 	for _, o := range []tcpip.SettableTransportProtocolOption{
-		&sack, &moderate, &cubic, &wait, &recovery,
+		&sack, &moderate, &reno, &wait, &recovery,
 		&tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: firstBuffer, Max: maxBuffer},
 		&tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: firstBuffer, Max: maxBuffer},
 	} {

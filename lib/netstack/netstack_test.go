@@ -218,12 +218,13 @@ func TestN1_NothingLargerThanTheMTULeaves(t *testing.T) {
 	large := bytes.Repeat([]byte("0123456789"), 500)
 	udp := echoUDP(t, func([]byte) []byte { return large })
 	var most, packets atomic.Int64
-	see := func(b []byte) {
+	see := func(b []byte) bool {
 		packets.Add(1)
 		most.Store(max(most.Load(), int64(len(b))))
 		if _, ok := parse(b); !ok {
 			t.Errorf("malformed packet of %d bytes", len(b))
 		}
+		return true
 	}
 	client, exit := join(t, &Forward{TCP: toHost("tcp", addr), UDP: toHost("udp", udp)}, see)
 	for _, to := range []string{far, far6} {
@@ -267,7 +268,7 @@ func TestN1_APathThatIsNarrowerIsHonoured(t *testing.T) {
 	var mu sync.Mutex
 	var sizes []int
 	var large []byte
-	see := func(b []byte) {
+	see := func(b []byte) bool {
 		if p, _ := parse(b); p.src().String() == host {
 			mu.Lock()
 			defer mu.Unlock()
@@ -275,6 +276,7 @@ func TestN1_APathThatIsNarrowerIsHonoured(t *testing.T) {
 				large = bytes.Clone(b)
 			}
 		}
+		return true
 	}
 	cl, exit := join(t, &Forward{TCP: toHost("tcp", addr)}, see)
 	c := dial(t, cl, "tcp", far)
@@ -499,6 +501,35 @@ func TestN3_AResetIsAReset(t *testing.T) {
 	}
 }
 
+// A line that loses one packet of two hundred, each way, delays a stream and no more.
+func TestN6_AStreamSurvivesLoss(t *testing.T) {
+	page := make([]byte, 1<<20)
+	for i := range page {
+		page[i] = byte(i * 7 >> 3)
+	}
+	addr := serve(t, func(c *net.TCPConn) {
+		got, _ := io.ReadAll(c)
+		c.Write(got)
+	})
+	var n, lost atomic.Int64
+	client, exit := join(t, &Forward{TCP: toHost("tcp", addr)}, func([]byte) bool {
+		if n.Add(1)%200 == 0 {
+			lost.Add(1)
+			return false
+		}
+		return true
+	})
+	c := dial(t, client, "tcp", far).(*Conn)
+	go func() {
+		c.Write(page)
+		c.CloseWrite()
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(got, page) || lost.Load() == 0 {
+		t.Fatalf("%d bytes back, want %d of the same, %d packets lost: %v\n%s\n%s", len(got), len(page), lost.Load(), err, dump(client), dump(exit))
+	}
+}
+
 // eventually waits until something holds.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
@@ -687,9 +718,10 @@ func TestN7_WhoSendsFasterThanTheTunnelWaits(t *testing.T) {
 	addr := serve(t, func(c *net.TCPConn) { io.Copy(c, c) })
 	// The carrier stops when the gate is locked.
 	var gate sync.Mutex
-	cl, _ := join(t, &Forward{TCP: toHost("tcp", addr)}, func([]byte) {
+	cl, _ := join(t, &Forward{TCP: toHost("tcp", addr)}, func([]byte) bool {
 		gate.Lock()
 		defer gate.Unlock()
+		return true
 	})
 	c := dial(t, cl, "tcp", far)
 	block := make([]byte, 64<<10)
