@@ -102,11 +102,16 @@ func readAddress(r io.Reader) (a address, err error) {
 		a.ip = ip.Unmap()
 		return a, nil
 	}
-	if size == 0 || slices.ContainsFunc(host, func(c byte) bool { return c <= ' ' || c >= 0x7f || c == ':' || c == '/' || c == '%' }) {
+	if size == 0 || slices.ContainsFunc(host, noName) {
 		return a, fmt.Errorf("name %q: %w", host, top.ErrInvalid)
 	}
 	a.name = string(host)
 	return a, nil
+}
+
+// noName says whether a byte has no place in the name of a host.
+func noName(c byte) bool {
+	return (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_'
 }
 
 // socks5 is a client that speaks SOCKS5, from its first byte to its last.
