@@ -38,6 +38,13 @@ func (c counted) FinalizeBlock(ctx context.Context, q *abci.RequestFinalizeBlock
 	return c.Application.FinalizeBlock(ctx, q)
 }
 
+// lasting is a database that a node which stops leaves open: its reactors read on for a
+// moment, and would panic.
+type lasting struct{ dbm.DB }
+
+// Close is for dbm.DB.
+func (lasting) Close() error { return nil }
+
 // A kvNet is four validators of CometBFT's kvstore in this process.
 type kvNet struct {
 	nodes []*node.Node
@@ -71,7 +78,11 @@ func startKV(b *testing.B) *kvNet {
 		one, err := node.NewNodeWithContext(b.Context(), cfg, privval.NewFilePV(k, cfg.PrivValidatorKeyFile(), cfg.PrivValidatorStateFile()), peer,
 			proxy.NewLocalClientCreator(app), func() (*types.GenesisDoc, error) { return doc, nil },
 			func(c *config.DBContext) (dbm.DB, error) {
-				return dbm.NewGoLevelDBWithOpts(c.ID, cfg.DBDir(), storeOptions(c.ID))
+				db, err := dbm.NewGoLevelDBWithOpts(c.ID, cfg.DBDir(), storeOptions(c.ID))
+				if err == nil {
+					b.Cleanup(func() { db.Close() })
+				}
+				return lasting{db}, err
 			}, node.DefaultMetricsProvider(cfg.Instrumentation), log.NewNopLogger())
 		if err != nil {
 			b.Fatal(err)
