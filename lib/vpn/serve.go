@@ -97,6 +97,12 @@ func (e *Exit) opened(from netip.Addr, m opening) (a accepted, err error) {
 	if m.Key.Inner() != from {
 		return a, top.Errorf(top.Denied, "the key is not that of this tunnel")
 	}
+	e.mu.Lock()
+	unregistered := e.offer.Service == ""
+	e.mu.Unlock()
+	if unregistered { // perhaps since a moment
+		e.look()
+	}
 	row, err := e.channel(t.Channel)
 	if err != nil {
 		return a, err
