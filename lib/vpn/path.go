@@ -135,11 +135,7 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 				return &hopError{t.node, err}
 			}
 			open = append(open, tun)
-			if c.tun != nil && i == len(path)-1 {
-				if err := tun.dev.ServeUAPI(c.tun.Name()); err != nil {
-					c.log.Warn("wg cannot look at this tunnel", "err", err)
-				}
-			}
+			c.showWG(tun, i == len(path)-1)
 			w := &purse{c: c, t: tun, hop: i, paid: make(chan struct{}, 1)}
 			c.say("opening a session with "+t.name, nil)
 			g.Go(func() error {
@@ -183,6 +179,16 @@ func (c *Client) reset(open []*tunnel) {
 		}
 		c.line.Write(bufs, room)
 		pkts = pkts[n:]
+	}
+}
+
+// showWG lets wg(8) look at the last hop, under the name of the interface.
+func (c *Client) showWG(t *tunnel, last bool) {
+	if c.tun == nil || !last {
+		return
+	}
+	if err := t.dev.ServeUAPI(c.tun.Name()); err != nil {
+		c.log.Warn("wg cannot look at this tunnel", "err", err)
 	}
 }
 
