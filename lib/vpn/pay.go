@@ -152,6 +152,9 @@ func (w *purse) start(ctx context.Context, ch channelState, payer *session.Payer
 	w.t.mu.Lock()
 	w.t.terms = a
 	w.t.mu.Unlock()
+	if w.t.cur.Load() != nil { // the exit counts for the new one since it accepted it
+		w.t.cur.Store(p)
+	}
 	if err := w.renew(ctx); err != nil {
 		return err
 	}
@@ -428,8 +431,9 @@ func (w *purse) tick(flush bool) {
 	if stuck {
 		m.Ticks = w.payer.Repeat()
 	}
+	lost := flush && w.sent >= w.got+unit // the exit may wait for what did not come
 	w.mu.Unlock()
-	if due || asks || len(m.Ticks) > 0 {
+	if due || asks || lost || len(m.Ticks) > 0 {
 		w.t.say(m.encode())
 	}
 	if due {
