@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync"
 	"time"
 
 	"top/lib/top"
@@ -49,7 +50,7 @@ func (s *Server) webServer(ctx context.Context) (*http.Server, func()) {
 				s.wg.Done()
 			}
 		},
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		Handler: &counted{&s.wg, func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case !s.admitted(r):
 				w.Header().Set("Proxy-Authenticate", `Basic realm="proxy"`)
@@ -61,9 +62,22 @@ func (s *Server) webServer(ctx context.Context) (*http.Server, func()) {
 			default:
 				plain.ServeHTTP(w, r)
 			}
-		}),
+		}},
 	}
 	return srv, func() { srv.Close(); out.CloseIdleConnections() }
+}
+
+// counted is a handler that wg waits for, also after it has taken the connection over
+// from the server (S7): while it begins, the connection is counted.
+type counted struct {
+	wg *sync.WaitGroup
+	do http.HandlerFunc
+}
+
+func (c *counted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.wg.Add(1)
+	defer c.wg.Done()
+	c.do(w, r)
 }
 
 // admitted looks for the password of a request (RFC 7617), and takes it out.
