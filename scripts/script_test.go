@@ -38,6 +38,13 @@ var binaries = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv("TOP_STOCK"); role != "" { // BenchmarkRootless runs it so
+		if err := stock(role, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "stock", role+":", err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := m.Run()
 	if dir, err := binaries(); err == nil {
 		os.RemoveAll(dir)
@@ -47,7 +54,7 @@ func TestMain(m *testing.M) {
 
 // A localnet is scripts/localnet, running.
 type localnet struct {
-	t   *testing.T
+	t   testing.TB
 	dir string
 	bin string
 	env []string
@@ -56,7 +63,7 @@ type localnet struct {
 }
 
 // start runs scripts/localnet on a folder of its own until the test ends.
-func start(t *testing.T) *localnet {
+func start(t testing.TB) *localnet {
 	t.Helper()
 	bin, err := binaries()
 	if err != nil {
@@ -180,12 +187,17 @@ func (n *localnet) command(who, tool string, args ...string) *exec.Cmd {
 // serve starts a daemon on one home and waits until it is ready.
 func (n *localnet) serve(who, tool string, args ...string) *exec.Cmd {
 	n.t.Helper()
+	return n.ready(n.command(who, tool, append(args, "--ready-fd", "3", "--quiet")...))
+}
+
+// ready starts a daemon that was given --ready-fd 3.
+func (n *localnet) ready(cmd *exec.Cmd) *exec.Cmd {
+	n.t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	defer r.Close()
-	cmd := n.command(who, tool, append(args, "--ready-fd", "3", "--quiet")...)
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -200,7 +212,7 @@ func (n *localnet) serve(who, tool string, args ...string) *exec.Cmd {
 		}
 	})
 	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil {
-		n.t.Fatalf("%s %v did not get ready", tool, args)
+		n.t.Fatalf("%v did not get ready", cmd.Args)
 	}
 	return cmd
 }

@@ -126,7 +126,7 @@ var homesOf = map[string]string{
 	"github.com/pion/":                     "lib/media",
 	"github.com/emiago/":                   "lib/media",
 	"github.com/bluenviron/":               "lib/media",
-	"golang.zx2c4.com/":                    "lib/wg",
+	"golang.zx2c4.com/":                    "lib/wg scripts",
 	"github.com/quic-go/":                  "lib/carry",
 	"github.com/coder/websocket":           "lib/carry",
 	"rsc.io/qr":                            "cmd/top-vpn",
