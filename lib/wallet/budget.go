@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"top/lib/api"
 	"top/lib/home"
@@ -184,7 +185,7 @@ func (a *Agent) payerChannel(ctx context.Context, chain top.ChainID, id top.ID, 
 	if chain != p.Chain {
 		return ch, key, top.Errorf(top.Denied, "it is for chain %s, this wallet is on %s", chain, p.Chain)
 	}
-	if ch, err = a.cfg.Chain.Channel(ctx, id); err != nil {
+	if ch, err = a.channelRow(ctx, id); err != nil {
 		return ch, key, err
 	}
 	switch {
@@ -197,6 +198,43 @@ func (a *Agent) payerChannel(ctx context.Context, chain top.ChainID, id top.ID, 
 	}
 	key, err = a.payerSigns(ch, service)
 	return ch, key, err
+}
+
+// proven is a channel's row, and when the chain proved it.
+type proven struct {
+	row api.Channel
+	at  time.Time
+}
+
+// A row serves for rowFor: who pays fast signs many vouchers a second on one channel.
+// Of what a signature looks at, payer, node and service stay for ever, the cap and the
+// expiry only grow, and a channel that began to close meanwhile is bounded by its cap.
+// maxRows bounds the memory.
+const (
+	rowFor  = 2 * time.Second
+	maxRows = 1024
+)
+
+// channelRow is a channel as the chain proved it a moment ago.
+func (a *Agent) channelRow(ctx context.Context, id top.ID) (api.Channel, error) {
+	a.mu.Lock()
+	have, ok := a.rows[id]
+	a.mu.Unlock()
+	now := a.cfg.Now()
+	if age := now.Sub(have.at); ok && age >= 0 && age < rowFor {
+		return have.row, nil
+	}
+	ch, err := a.cfg.Chain.Channel(ctx, id)
+	if err != nil || !ch.Exists || ch.Closing {
+		return ch, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.rows) >= maxRows {
+		clear(a.rows)
+	}
+	a.rows[id] = proven{ch, now}
+	return ch, nil
 }
 
 // signTicket signs a ticket as its payer. A ticket promises nothing that a

@@ -177,6 +177,9 @@ func TestW7_AClosedPayerSignsNothing(t *testing.T) {
 		t.Fatalf("%+v %v", end, err)
 	}
 	_, err = b.ask(r, 2, top.One)
+	wantKind(t, err, top.ErrDenied, "payer key a is to end")
+	b.clock = b.clock.Add(rowFor)
+	_, err = b.ask(r, 2, top.One)
 	wantKind(t, err, top.ErrDenied, "is closing")
 	// Its channel is open as far as the chain shows, and it is to end: also refused.
 	two := b.hop("b")

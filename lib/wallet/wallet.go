@@ -74,6 +74,7 @@ type Agent struct {
 	order    []string // of batches
 	params   *ledger.Params
 	paramsAt time.Time // when they were proven
+	rows     map[top.ID]proven
 }
 
 // New claims the home's wallet and its socket, and reads the journal.
@@ -86,7 +87,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, address: cfg.Key.Public(), slots: make(chan struct{}, maxInFlight), start: cfg.Now(),
-		payments: map[string]*payment{}, batches: map[string]*batch{}, alive: context.Background(), book: newBook(),
+		payments: map[string]*payment{}, batches: map[string]*batch{}, rows: map[top.ID]proven{}, alive: context.Background(), book: newBook(),
 	}
 	a.purses = map[top.Address]*purse{a.address: {key: cfg.Key}}
 	if err := makeFolder(cfg.Home); err != nil {

@@ -481,6 +481,37 @@ func TestW6_NoNumberTwice(t *testing.T) {
 	}
 }
 
+// Many vouchers on one channel ask the chain once, and a channel that closed is refused
+// a moment later.
+func TestARowOfTheChainServesAMoment(t *testing.T) {
+	b := newBench(t)
+	ch, err := b.open(100*top.One, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.budgets.set(api.Budget{Service: "relay", PerDay: 10 * top.One}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.voucher(ch, 1, top.One); err != nil {
+		t.Fatal(err)
+	}
+	b.f.set(func() { b.f.stale = true }) // from now on the chain shows no such channel
+	b.clock = b.clock.Add(rowFor - time.Nanosecond)
+	if err := b.voucher(ch, 2, top.One); err != nil {
+		t.Errorf("a moment later: %v", err)
+	}
+	wantKind(t, b.voucher(ch, 3, 101*top.One), top.ErrDenied, "the channel's cap is 100")
+	b.clock = b.clock.Add(time.Nanosecond)
+	wantKind(t, b.voucher(ch, 3, top.One), top.ErrNotFound, "there is no channel")
+	b.f.set(func() { b.f.stale = false })
+	if err := b.voucher(ch, 3, top.One); err != nil {
+		t.Errorf("what is not there is not remembered: %v", err)
+	}
+	b.clock = b.clock.Add(-time.Hour)
+	b.f.set(func() { b.f.stale = true })
+	wantKind(t, b.voucher(ch, 4, top.One), top.ErrNotFound, "there is no channel")
+}
+
 func TestTicketsNeedABudgetAndAChannel(t *testing.T) {
 	b := newBench(t)
 	ch, err := b.open(top.One, "")
