@@ -28,7 +28,7 @@ import (
 type lab struct {
 	*localnet
 	b      *testing.B
-	prefix string // of the namespaces' names, and of the tunnels' in them
+	prefix string    // of the namespaces' names, and of the tunnels' in them
 	keys   [2]string // of plain wireguard-go: files
 	public [2]string
 	plain  [2]*exec.Cmd // client, exit
@@ -97,7 +97,9 @@ func (l *lab) stock() {
 		}
 		l.plain[i] = cmd
 		l.b.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-		l.eventually("wireguard-go answers", func() bool { return exec.Command("ip", "netns", "exec", l.prefix+ns, "wg", "show", l.prefix+ns).Run() == nil })
+		l.eventually("wireguard-go answers", func() bool {
+			return exec.Command("ip", "netns", "exec", l.prefix+ns, "wg", "show", l.prefix+ns).Run() == nil
+		})
 	}
 	l.sh("b1", "wg set @ private-key "+l.keys[1]+" listen-port 5555 peer "+l.public[0]+" allowed-ips 100.65.0.2/32; ip addr add 100.65.0.1/24 dev @; ip link set @ mtu 1420 up; "+
 		"nft add table ip nat; nft 'add chain ip nat post { type nat hook postrouting priority 100; }'; nft add rule ip nat post oifname w masquerade", "@", l.prefix+"b1")
@@ -143,7 +145,7 @@ func (l *lab) up(via string, more ...string) time.Duration {
 	l.b.Helper()
 	l.down2()
 	began := time.Now()
-	l.paid[0] = l.tool("a2", "alice", append([]string{"up", "--via", via, "--tun", l.prefix+"a2", "--include", target + "/32", "--no-kill-switch"}, more...)...)
+	l.paid[0] = l.tool("a2", "alice", append([]string{"up", "--via", via, "--tun", l.prefix + "a2", "--include", target + "/32", "--no-kill-switch"}, more...)...)
 	return time.Since(began)
 }
 

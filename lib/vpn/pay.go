@@ -39,6 +39,7 @@ type purse struct {
 	shown   time.Time // when the voucher that waits was last sent
 	wrote   time.Time // when the channel was last written, by who signs
 	flushed time.Time
+	begged  time.Time // when the exit was last asked what it has of ours
 	over    bool
 
 	paid chan struct{} // ticks went out: a voucher may be due
@@ -51,8 +52,9 @@ const (
 	pingEvery    = time.Second
 	deadAfter    = 4 * time.Second // without an answer to four pings
 	stepLeast    = unit
-	renewAt      = 256 // ticks: what the exit carried and did not see ticked yet, and the signing, must fit in the rest of an anchor
-	tickUnits    = 64  // ticked at least: at 2 Gbit/s an anchor of 1,023 units lasts a quarter of a second, and its renewal has half of that
+	begEvery     = 20 * time.Millisecond // while packets wait for the exit to carry more
+	renewAt      = 384                   // ticks: what the exit carried and did not see ticked yet, and the signing, must fit in the rest of an anchor
+	tickUnits    = 64                    // ticked at least: at 2 Gbit/s an anchor of 1,023 units lasts a quarter of a second, and its renewal has half of that
 )
 
 // begin opens a session on a channel with room, and returns when the exit carries.
@@ -414,8 +416,10 @@ func (w *purse) tick(flush bool) {
 		w.step, w.units = units-min(units, w.units), units
 	}
 	w.p.due.Store(got + max(stepLeast, (w.step-min(w.step, units-min(units, w.units)))*unit/2))
-	asks := sent >= w.asked // else the exit says what it has of it at its beat alone
+	now := w.t.now()
+	asks := sent >= w.asked || w.p.gate.some.Load() && now.Sub(w.begged) >= begEvery // else the exit says what it has of it at its beat alone
 	if asks {
+		w.begged = now
 		w.asked = sent + min(max(sent/16, unit), tickUnits*unit/2)
 		w.p.ask.Store(w.asked)
 	}
@@ -423,7 +427,6 @@ func (w *purse) tick(flush bool) {
 	if due {
 		m.Ticks = []session.Tick{t}
 	}
-	now := w.t.now()
 	stuck := flush && w.ticked < units // a tick may be lost
 	if flush {
 		w.flushed = now

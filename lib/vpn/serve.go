@@ -323,9 +323,11 @@ func (e *Exit) pinged(from netip.Addr, m ping) {
 	e.say(from, a.encode())
 }
 
-// state is what the exit says of a session. The caller holds the lock.
+// state is what the exit says of a session: the limit is that of bytes as the client
+// counts them, lost ones among them, or each loss would take from its credit for good.
+// The caller holds the lock.
 func (s *served) state(nonce uint64) state {
-	a := state{Nonce: nonce, Session: s.ticket.Session, Up: s.up.Load(), Down: s.down.Load(), Limit: s.gate.limit.Load(), Units: s.paidUnits(), Why: s.why}
+	a := state{Nonce: nonce, Session: s.ticket.Session, Up: s.up.Load(), Down: s.down.Load(), Limit: s.gate.limit.Load() + s.astray, Units: s.paidUnits(), Why: s.why}
 	s.said = a.Up + a.Down
 	return a
 }
@@ -344,6 +346,9 @@ func (e *Exit) ticked(from netip.Addr, m ticking) {
 		if err := s.acct.meter.Tick(e.now(), &m.Ticks[i]); err != nil {
 			e.log.Warn("tick", "session", m.Session, "err", err)
 		}
+	}
+	if up := s.up.Load(); m.Up > up { // it changes what the client is told, not what it may
+		s.astray = max(s.astray, m.Up-up)
 	}
 	e.forgive(s, m)
 	free := e.credit(s)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -299,6 +300,40 @@ func TestX2_LossIsNotPaid(t *testing.T) {
 	}
 	if float64(c.Acknowledged) > 1.08*1_600_000 {
 		t.Errorf("%d bytes paid for 1.6 MB", c.Acknowledged)
+	}
+}
+
+// TestX1_WhatIsLostOnTheWayUpTakesNoCredit loses more of what the client sends than the
+// exit carries without a tick: what comes after is carried all the same.
+func TestX1_WhatIsLostOnTheWayUpTakesNoCredit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	f := x.line()
+	alice.up(via(x))
+	alice.fetched(s, 1000)
+	var lost atomic.Int64
+	f.losing(func(up bool, b []byte) bool {
+		if !up || len(b) < 1000 {
+			return false
+		}
+		lost.Add(int64(len(b)))
+		return true
+	})
+	c, err := alice.client.stack.DialContext(t.Context(), "udp", netip.AddrPortFrom(host4(), 9).String())
+	must(t, err)
+	defer c.Close()
+	w.until("more was lost than one may send without a tick", func() bool {
+		for range 20 {
+			_, err := c.Write(make([]byte, 1200))
+			must(t, err)
+		}
+		return lost.Load() > 2*firstCredit
+	})
+	f.losing(nil)
+	alice.fetched(s, 1000)
+	if n := total(x.meters()).Dropped; n > unit { // a report may overtake packets
+		t.Errorf("%d bytes beyond what was said", n)
 	}
 }
 
