@@ -24,6 +24,8 @@ kill switch stays when this process is killed, and "top-vpn down --force" lifts 
 
 It needs the chain daemon and the wallet agent of the same home, and a budget:
   top-wallet budget set --service vpn --per-day 1
+A home has one tunnel, whatever --sock says; another wants a --home of its own, with the
+--chain-sock and --wallet-sock of this one.
 
 Without --via it takes the exit that answers fastest and that this home saw fail least.
 When an exit fails it goes on with another, and nothing leaves beside the tunnel

@@ -65,6 +65,7 @@ type Client struct {
 	stack    *netstack.Stack
 	tun      *wg.TUN
 	cancel   context.CancelFunc
+	release  func() // of the lock on what this home pays
 	wasReady bool
 
 	netMu    sync.Mutex // held while the host's network is changed
@@ -127,6 +128,10 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if c.srv, err = sock.New(sock.Config{Name: "top-vpn", Sock: path, Routes: c.routes(), Log: c.log, Health: c.health}); err != nil {
 		return nil, err
 	}
+	if c.release, err = alone(cfg.Home); err != nil {
+		c.srv.Close()
+		return nil, err
+	}
 	if err = c.loadChannels(); err == nil {
 		c.receipts, err = settle.OpenReceipts(cfg.Home.Path("receipts", "vpn-spent.ndjson"))
 	}
@@ -136,10 +141,20 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		}
 	}
 	if err != nil {
+		c.release()
 		c.srv.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// alone keeps a second tunnel from a home: both would number vouchers of one channel.
+func alone(dir home.Dir) (release func(), err error) {
+	release, err = home.Lock(dir.Path("vpn", "lock"))
+	if errors.Is(err, top.ErrBusy) {
+		err = top.Errorf(top.Busy, "a tunnel of %s is up already, and pays from its channels (end it: top-vpn down --sock ITS; or give this one a home: --home DIR, with --chain-sock and --wallet-sock as now): %v", dir, err)
+	}
+	return release, err
 }
 
 // check refuses what cannot be.
@@ -195,6 +210,7 @@ func (c *Client) makeLine() (err error) {
 // Run keeps the tunnel up until ctx ends or somebody asks for its end. It may be
 // called once.
 func (c *Client) Run(ctx context.Context) error {
+	defer c.release()
 	defer c.receipts.Close()
 	defer c.line.Close()
 	ctx, stop := context.WithCancel(ctx)

@@ -11,11 +11,13 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"top/lib/api"
+	"top/lib/home"
 	"top/lib/top"
 )
 
@@ -474,4 +476,36 @@ func TestAReplayedHandshakeIsNobody(t *testing.T) {
 	if n := x.status().Peers; n != 1 {
 		t.Errorf("%d peers", n)
 	}
+}
+
+// TestX5_OneTunnelPaysFromAHome: a second one of the same home, at a socket of its own,
+// is refused with what to do; it comes up from a home of its own, by the same wallet, and
+// here once the first has ended.
+func TestX5_OneTunnelPaysFromAHome(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x))
+	other := func(c *ClientConfig) { c.Sock = alice.home.Path("run", "other.sock") }
+	cfg, _ := alice.config(via(x), other)
+	if _, err := NewClient(cfg); !errors.Is(err, top.ErrBusy) || !strings.Contains(err.Error(), "top-vpn down") || !strings.Contains(err.Error(), "--home") {
+		t.Errorf("a second tunnel of one home: %v", err)
+	}
+	second := &member{w: w, name: "second", home: home.Dir(filepath.Join(w.dir, "second")), account: alice.account, node: alice.node}
+	second.api = api.NewVPN(second.dial("vpn"))
+	second.up(via(x), func(c *ClientConfig) { c.Chain, c.Wallet = cfg.Chain, cfg.Wallet })
+	for range 2 {
+		alice.fetched(s, 300_000)
+		second.fetched(s, 300_000)
+	}
+	if n := at(w, func() int { return len(w.channels) }); n != 2 {
+		t.Errorf("%d channels for two tunnels", n)
+	}
+	must(t, alice.stop())
+	cfg, _ = alice.config(via(x), other)
+	c, err := NewClient(cfg)
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	must(t, c.Run(ctx))
 }
