@@ -72,6 +72,7 @@ type Exit struct {
 	site     *carry.Server // nil without hidden carriage
 	hidden   []door
 	strange  atomic.Int64 // what strangers said and was not answered
+	held     atomic.Int64 // bytes that wait for ticks, of all sessions
 
 	peers atomic.Pointer[map[netip.Addr]*peer] // by inner address; replaced whole
 

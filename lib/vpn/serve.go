@@ -165,7 +165,7 @@ func (e *Exit) revive() error {
 			if err != nil {
 				return err
 			}
-			s.peer = p
+			s.peer, s.gate.pool = p, &e.held
 			p.sess.Store(s)
 		}
 	}
@@ -237,6 +237,7 @@ func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error
 		return nil, err
 	}
 	s := &served{ticket: t, acct: acct, lend: m.Lend, heard: e.now(), moved: e.now()}
+	s.gate.pool = &e.held
 	by, err := e.welcome(m.Key, !lent)
 	if err != nil {
 		return nil, err
@@ -287,7 +288,7 @@ func (e *Exit) end(s *served, why string) {
 		return
 	}
 	s.over, s.why = true, why
-	s.gate.stop()
+	s.gate.shut()
 	e.pardon(s)
 	s.acct.meter.Close(s.ticket.Session)
 	for _, p := range []*peer{s.by, s.peer} {

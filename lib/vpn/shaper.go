@@ -12,14 +12,22 @@ type shaper struct {
 	limit   atomic.Uint64
 	dropped atomic.Uint64 // bytes that found no room
 	some    atomic.Bool   // queue is not empty
+	pool    *atomic.Int64 // bytes that wait in all shapers that share it; nil is this one alone
 
 	mu    sync.Mutex
 	queue [][]byte
 	bytes int
+	over  bool // nothing is held any more
 }
 
-// maxHeld bounds what waits for a tick: at 100 Mbit/s a quarter of a second.
-const maxHeld = 4 << 20
+// What waits for a tick is bounded, of one shaper and of all that share a pool. At 100
+// Mbit/s maxHeld is a quarter of a second; in the second half of the pool a shaper has a
+// sixteenth of it, so that some cannot take the room of the others.
+const (
+	maxHeld  = 4 << 20
+	maxPool  = 256 << 20
+	lateHeld = maxHeld / 16
+)
 
 // pass says whether n bytes may go now, and counts them.
 func (s *shaper) pass(n uint64) bool {
@@ -42,12 +50,32 @@ func (s *shaper) count(n uint64) bool {
 func (s *shaper) hold(p []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.bytes+len(p) > maxHeld {
+	if s.over || s.bytes+len(p) > maxHeld || !s.share(len(p)) {
 		s.dropped.Add(uint64(len(p)))
 		return
 	}
 	s.queue, s.bytes = append(s.queue, append([]byte{}, p...)), s.bytes+len(p)
 	s.some.Store(true)
+}
+
+// share takes room of the pool. The caller holds the lock.
+func (s *shaper) share(n int) bool {
+	if s.pool == nil {
+		return true
+	}
+	all := s.pool.Add(int64(n))
+	if all <= maxPool/2 || all <= maxPool && s.bytes+n <= lateHeld {
+		return true
+	}
+	s.pool.Add(-int64(n))
+	return false
+}
+
+// giveBack returns room to the pool.
+func (s *shaper) giveBack(n int) {
+	if s.pool != nil {
+		s.pool.Add(-int64(n))
+	}
 }
 
 // raise moves the limit up and gives the packets that may go now. It never goes back.
@@ -61,6 +89,7 @@ func (s *shaper) raise(limit uint64) (free [][]byte) {
 	defer s.mu.Unlock()
 	for len(s.queue) > 0 && s.count(uint64(len(s.queue[0]))) {
 		s.bytes -= len(s.queue[0])
+		s.giveBack(len(s.queue[0]))
 		free, s.queue = append(free, s.queue[0]), s.queue[1:]
 	}
 	if len(s.queue) == 0 {
@@ -72,6 +101,16 @@ func (s *shaper) raise(limit uint64) (free [][]byte) {
 
 // stop takes the credit away: nothing passes until raise.
 func (s *shaper) stop() { s.limit.Store(0) }
+
+// shut ends it: what waits is dropped, and nothing waits or passes any more.
+func (s *shaper) shut() {
+	s.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropped.Add(uint64(s.bytes))
+	s.giveBack(s.bytes)
+	s.queue, s.bytes, s.over = nil, 0, true
+}
 
 // held is the bytes that wait.
 func (s *shaper) held() int {
