@@ -80,11 +80,7 @@ func (e *Exit) credit(s *served) [][]byte {
 	m, id := s.acct.meter, s.ticket.Session
 	m.Head(e.answered)
 	if s.lent() {
-		s.why = ""
-		if left := s.bought(); used >= left {
-			s.why = "what was lent is used up (top-vpn lend goes on)"
-		}
-		return s.gate.raise(s.bought() * unit)
+		return e.creditLent(s, used)
 	}
 	if used > s.units {
 		if err := m.Serve(e.now(), id, used-s.units); err != nil {

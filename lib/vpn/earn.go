@@ -31,6 +31,9 @@ type account struct {
 	pardoned uint64     // units of sessions that ended without paying them
 	forgiven uint64     // units that clients say were lost
 	rest     uint64     // bytes of begun units, of sessions that ended: the next goes on from there
+	lend     wg.Key     // the one stock client that it pays for; zero is none, or its own sessions
+	lentCost top.Amount // of lent sessions that ended
+	dirty    bool       // what is not in its claims changed since it was written
 }
 
 // served is one session at the exit. What packets touch is atomic; the rest is the
@@ -71,6 +74,8 @@ type accountLine struct {
 	Config  session.MeterConfig  `json:"config"`
 	Claims  [][]byte             `json:"claims"`
 	Session map[string]sessState `json:"sessions,omitempty"`
+	Lend    []byte               `json:"lend,omitempty"` // key of the stock client
+	Spent   top.Amount           `json:"lent_cost,omitempty"`
 }
 
 // sessState is what a receipt needs of a session after a crash.
@@ -79,6 +84,7 @@ type sessState struct {
 	Log    []byte `json:"log"`
 	Logged uint64 `json:"logged"`
 	Lend   []byte `json:"lend,omitempty"` // key of the stock client, which goes on being served
+	Over   bool   `json:"over,omitempty"` // unless this is so
 	Used   uint64 `json:"used,omitempty"` // its bytes
 }
 
@@ -149,6 +155,9 @@ func (l accountLine) account(now time.Time) (*account, error) {
 			return nil, fmt.Errorf("account of channel %s: %w", l.Config.Channel.Short(), err)
 		}
 	}
+	if len(l.Lend) == len(a.lend) {
+		a.lend, a.lentCost = wg.Key(l.Lend), l.Spent
+	}
 	for _, st := range l.Session {
 		s := &served{acct: a, over: true, logged: st.Logged}
 		if err := s.ticket.Decode(st.Ticket); err != nil {
@@ -158,7 +167,8 @@ func (l accountLine) account(now time.Time) (*account, error) {
 			return nil, fmt.Errorf("account of channel %s: %w", l.Config.Channel.Short(), err)
 		}
 		if len(st.Lend) == len(s.lend) { // nobody has to ask again for a stock client
-			s.lend, s.over, s.heard, s.moved = wg.Key(st.Lend), false, now, now
+			s.lend, s.over, s.heard, s.moved = wg.Key(st.Lend), st.Over, now, now
+			a.lend = s.lend
 			s.down.Store(st.Used)
 			s.gate.used.Store(st.Used)
 		}
@@ -172,13 +182,16 @@ func (l accountLine) account(now time.Time) (*account, error) {
 // line is the account for the disk.
 func (a *account) line(claims []session.Claim) accountLine {
 	l := accountLine{Type: "vpn-account", Config: a.cfg, Session: map[string]sessState{}}
+	if a.lend != (wg.Key{}) {
+		l.Lend, l.Spent = a.lend[:], a.lentCost
+	}
 	for _, c := range claims {
 		l.Claims = append(l.Claims, c.Encode())
 	}
 	for id, s := range a.sessions {
 		st := sessState{Ticket: s.ticket.Encode(), Log: s.log.Encode(), Logged: s.logged}
-		if s.lent() && !s.over {
-			st.Lend, st.Used = s.lend[:], s.gate.used.Load()
+		if s.lent() {
+			st.Lend, st.Over, st.Used = s.lend[:], s.over, s.gate.used.Load()
 		}
 		l.Session[id.String()] = st
 	}
@@ -222,22 +235,13 @@ const enterEvery = 64
 
 // paidUnits is how many units of a session were paid.
 func (s *served) paidUnits() uint64 {
-	if s.lent() {
+	switch {
+	case s.lent() && s.over:
+		return s.logged
+	case s.lent():
 		return min((s.up.Load()+s.down.Load()+unit-1)/unit, s.bought())
 	}
 	return s.acct.meter.Paid(s.ticket.Session)
-}
-
-// lent says whether the session pays for a stock client, whose units nobody
-// acknowledges.
-func (s *served) lent() bool { return s.lend != wg.Key{} }
-
-// bought is what a lent session's vouchers come to, in units.
-func (s *served) bought() uint64 {
-	if s.ticket.Price == 0 {
-		return 1 << 40
-	}
-	return uint64(s.acct.meter.Owed() / s.ticket.Price)
 }
 
 // enter writes what was paid since into the session's log.
@@ -315,7 +319,7 @@ func (e *Exit) keep(now time.Time, all bool) (flush func() error, err error) {
 	var receipts []receipt.Receipt
 	sync := false
 	for _, a := range e.accounts {
-		dirty := false
+		dirty := a.dirty
 		for _, s := range a.sessions {
 			if err := s.enter(now, all || s.over); err != nil {
 				return nil, err
@@ -345,6 +349,7 @@ func (e *Exit) keep(now time.Time, all bool) (flush func() error, err error) {
 			if err := e.book.write(a.line(claims)); err != nil {
 				return nil, err
 			}
+			a.dirty = false
 		}
 	}
 	if e.book.size > maxBook {

@@ -37,10 +37,14 @@ func (m *member) target(x *member) target {
 
 // ride makes a tunnel without a session.
 func (m *member) ride(x *member) *rider {
+	m.w.t.Helper()
+	return m.rideBy(x, wg.NewPrivate())
+}
+
+func (m *member) rideBy(x *member, key wg.Private) *rider {
 	t := m.w.t
 	t.Helper()
 	r := &rider{m: m, x: x, p: newPaying()}
-	key := wg.NewPrivate()
 	var err error
 	r.stack, err = netstack.New(netstack.Config{Addrs: []netip.Addr{key.Public().Inner4(), key.Public().Inner()}, MTU: mtuPlain})
 	must(t, err)

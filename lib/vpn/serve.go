@@ -123,7 +123,7 @@ func (e *Exit) opened(from netip.Addr, m opening) (a accepted, err error) {
 	acct.meter.Head(e.answered)
 	s := acct.lentTo(m.Lend)
 	if s != nil {
-		if s.by, err = e.welcome(m.Key, false); err != nil {
+		if err := e.speaks(s, m.Key); err != nil {
 			return a, err
 		}
 	} else if s = acct.sessions[t.Session]; s == nil {
@@ -140,36 +140,6 @@ func (e *Exit) opened(from netip.Addr, m opening) (a accepted, err error) {
 	a = accepted{Ref: m.Ref, Ticket: s.ticket.Encode(), Inner4: s.peer.addr4, DNS: []netip.Addr{exit4(), e.inner}, MTU: uint32(e.cfg.MTU), Class: string(e.cfg.Policy.Class()), Own: e.cfg.AllowLoopback}
 	a.Claims = fitting(acct.meter.Show())
 	return a, nil
-}
-
-// lentTo is the session that serves a stock client already; nil is none.
-func (a *account) lentTo(k wg.Key) *served {
-	for _, s := range a.sessions {
-		if s.lent() && !s.over && s.lend == k {
-			return s
-		}
-	}
-	return nil
-}
-
-// revive serves the stock clients again that were served before this process.
-func (e *Exit) revive() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, a := range e.accounts {
-		for _, s := range a.sessions {
-			if !s.lent() || s.over {
-				continue
-			}
-			p, err := e.welcome(s.lend, true)
-			if err != nil {
-				return err
-			}
-			s.peer, s.gate.pool = p, &e.held
-			p.sess.Store(s)
-		}
-	}
-	return nil
 }
 
 // fitting is as many claims as a message has room for beside a ticket: those on vouchers
@@ -228,6 +198,9 @@ func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error
 		return nil, &top.Error{Kind: top.Busy, Message: fmt.Sprintf("this exit serves %d clients already", e.cfg.Peers), RetryAfter: time.Minute}
 	}
 	lent := m.Lend != wg.Key{}
+	if err := e.lendable(acct, m.Lend); err != nil {
+		return nil, err
+	}
 	if !lent {
 		if err := acct.meter.Open(e.now(), t, e.offer); err != nil {
 			return nil, err
@@ -245,9 +218,13 @@ func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error
 	s.by, s.peer = by, by
 	if lent {
 		if s.peer, err = e.welcome(m.Lend, true); err != nil {
+			e.dismiss(by)
 			return nil, err
 		}
+		acct.lend = m.Lend
 	}
+	acct.sessions[t.Session] = s
+	e.accounts[t.Channel] = acct
 	if old := s.peer.sess.Swap(s); old != nil {
 		e.end(old, "another session of the same client began")
 		s.peer.sess.Store(s)
@@ -256,8 +233,6 @@ func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error
 		s.gate.used.Store(acct.rest)
 		acct.rest = 0
 	}
-	acct.sessions[t.Session] = s
-	e.accounts[t.Channel] = acct
 	return s, e.book.write(acct.line(acct.meter.Show()))
 }
 
@@ -287,16 +262,16 @@ func (e *Exit) end(s *served, why string) {
 	if s.over {
 		return
 	}
-	s.over, s.why = true, why
+	if s.lent() {
+		e.settleLent(s)
+	}
+	s.over, s.why, s.acct.dirty = true, why, true
 	s.gate.shut()
 	e.pardon(s)
 	s.acct.meter.Close(s.ticket.Session)
 	for _, p := range []*peer{s.by, s.peer} {
-		if p != nil && (p.sess.Load() == s || p.sess.Load() == nil) {
-			p.sess.Store(nil)
-			if e.peer(p.addr6) == p {
-				e.leave(p)
-			}
+		if p != nil && p.sess.CompareAndSwap(s, nil) || p == s.by {
+			e.dismiss(p)
 		}
 	}
 }
