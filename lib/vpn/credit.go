@@ -10,6 +10,11 @@ const (
 	pardonShare = 16
 )
 
+// What a channel was pardoned and forgiven is kept, so that it does not begin again with
+// every process. A debt is not: sessions that a kill of the exit cuts off leave one with
+// every honest client, and it is the exit's own doing. So each start of an exit costs it
+// at most one window of a channel.
+
 // pardon forgives a session's last units. The caller holds the lock.
 func (e *Exit) pardon(s *served) {
 	if s.lent() {
@@ -42,7 +47,7 @@ func (e *Exit) forgive(s *served, m ticking) {
 	most := a.units(s.ticket.Price)/lossShare + lossFree
 	if want := s.lost / unit; want > s.forgiven && most > a.forgiven {
 		n := a.meter.Lost(s.ticket.Session, min(want-s.forgiven, most-a.forgiven))
-		s.forgiven, a.forgiven = s.forgiven+n, a.forgiven+n
+		s.forgiven, a.forgiven, a.dirty = s.forgiven+n, a.forgiven+n, a.dirty || n > 0
 	}
 }
 

@@ -76,6 +76,10 @@ type accountLine struct {
 	Session map[string]sessState `json:"sessions,omitempty"`
 	Lend    []byte               `json:"lend,omitempty"` // key of the stock client
 	Spent   top.Amount           `json:"lent_cost,omitempty"`
+
+	Pardoned uint64 `json:"pardoned,omitempty"`
+	Forgiven uint64 `json:"forgiven,omitempty"`
+	Rest     uint64 `json:"rest,omitempty"` // with that of sessions that run
 }
 
 // sessState is what a receipt needs of a session after a crash.
@@ -145,7 +149,10 @@ func openBook(path string, now time.Time) (*book, map[top.ID]*account, error) {
 
 // account is what a line tells.
 func (l accountLine) account(now time.Time) (*account, error) {
-	a := &account{cfg: l.Config, meter: session.NewMeter(l.Config), sessions: map[top.SessionID]*served{}, last: now}
+	a := &account{
+		cfg: l.Config, meter: session.NewMeter(l.Config), sessions: map[top.SessionID]*served{}, last: now,
+		pardoned: l.Pardoned, forgiven: l.Forgiven, rest: l.Rest,
+	}
 	for _, b := range l.Claims {
 		var c session.Claim
 		if err := c.Decode(b); err != nil {
@@ -181,7 +188,7 @@ func (l accountLine) account(now time.Time) (*account, error) {
 
 // line is the account for the disk.
 func (a *account) line(claims []session.Claim) accountLine {
-	l := accountLine{Type: "vpn-account", Config: a.cfg, Session: map[string]sessState{}}
+	l := accountLine{Type: "vpn-account", Config: a.cfg, Session: map[string]sessState{}, Pardoned: a.pardoned, Forgiven: a.forgiven, Rest: a.rest}
 	if a.lend != (wg.Key{}) {
 		l.Lend, l.Spent = a.lend[:], a.lentCost
 	}
@@ -192,6 +199,8 @@ func (a *account) line(claims []session.Claim) accountLine {
 		st := sessState{Ticket: s.ticket.Encode(), Log: s.log.Encode(), Logged: s.logged}
 		if s.lent() {
 			st.Lend, st.Over, st.Used = s.lend[:], s.over, s.gate.used.Load()
+		} else if !s.over {
+			l.Rest += s.gate.used.Load() % unit
 		}
 		l.Session[id.String()] = st
 	}

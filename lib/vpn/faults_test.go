@@ -145,6 +145,50 @@ func TestX5_TheBookIsCut(t *testing.T) {
 	w.until("and it goes on", func() bool { return onDisk(t, x) == x.earned() })
 }
 
+// TestX5_WhatWasForgivenIsKept: an exit that is killed does not forgive anew, and goes on
+// in the unit that a session began.
+func TestX5_WhatWasForgivenIsKept(t *testing.T) {
+	t.Parallel()
+	w, x, alice := rides(t)
+	r := alice.ride(x)
+	ch := r.channel(top.One)
+	r.begun(ch)
+	r.floods(netip.AddrPortFrom(host4(), 9), 4*unit)
+	w.until("the window is used", func() bool { return r.counted() > 3*unit })
+	of := func() (a *account, s *served) {
+		x.exit.mu.Lock()
+		defer x.exit.mu.Unlock()
+		a = x.exit.accounts[ch]
+		return a, a.sessions[r.id]
+	}
+	_, s := of()
+	s.down.Store(s.up.Load()) // as if it had come down
+	m := r.stated()
+	r.t.say(ticking{Session: r.id, Sent: m.Down}.encode()) // and nothing of it arrived
+	r.stated()
+	r.answers(told{mBye, r.id, nil}.encode(), mBye, nil)
+	w.until("it is over", func() bool { return x.meters()[0].State == "over" })
+	before, _ := of()
+	if before.forgiven == 0 || before.rest == 0 {
+		t.Fatalf("%d units forgiven, %d bytes of a unit", before.forgiven, before.rest)
+	}
+	kept := func() bool {
+		newest := accountLine{}
+		must(t, home.EachLine(x.home.Path("vpn", "accounts.ndjson"), func(b []byte) error { return json.Unmarshal(b, &newest) }))
+		return newest.Rest == before.rest && newest.Forgiven == before.forgiven
+	}
+	w.until("on disk", kept)
+	copied := x.disk("copy")
+	must(t, x.stop())
+	x.home = copied
+	x.serve("chain", x.chainRoutes())
+	x.api = api.NewVPN(x.dial("vpn"))
+	x.start()
+	if now, _ := of(); now.forgiven != before.forgiven || now.pardoned != before.pardoned || now.rest != before.rest {
+		t.Errorf("%d, %d and %d before the kill, %d, %d and %d after it", before.forgiven, before.pardoned, before.rest, now.forgiven, now.pardoned, now.rest)
+	}
+}
+
 // TestX5_AClientGoesOnOnItsChannel restarts a client from its disk, three times: one
 // channel, no number twice (the world looks), and the sums add up.
 func TestX5_AClientGoesOnOnItsChannel(t *testing.T) {
