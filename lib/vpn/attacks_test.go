@@ -433,3 +433,131 @@ func TestAQuestionGoesToTheHostsResolver(t *testing.T) {
 		t.Errorf("a page by its name: %d bytes, %v", n, err)
 	}
 }
+
+// TestAChannelHasSoManySessions begins and ends sessions on a channel until it is refused;
+// another channel's client is let in meanwhile, and the same one when time has passed.
+func TestAChannelHasSoManySessions(t *testing.T) {
+	t.Parallel()
+	w, x, alice := rides(t)
+	r := alice.ride(x)
+	ch := r.channel(top.One)
+	begin := func() error {
+		r.payer = nil
+		r.pays(ch, 0)
+		_, err := r.show(r.ticket())
+		return err
+	}
+	for i := range maxSessions {
+		if err := begin(); err != nil {
+			t.Fatalf("session %d: %v", i, err)
+		}
+	}
+	if err := begin(); !errors.Is(err, top.ErrBusy) {
+		t.Errorf("one more than %d: %v", maxSessions, err)
+	}
+	bob := w.member("bob").ride(x)
+	bob.begun(bob.channel(top.One))
+	x.later.Add(int64(idleAfter + time.Minute))
+	w.until("those that are over are forgotten", func() bool { return begin() == nil })
+	x.exit.mu.Lock()
+	x.exit.accounts[ch].begun = maxBegun
+	x.exit.mu.Unlock()
+	if err := begin(); !errors.Is(err, top.ErrDenied) || !strings.Contains(err.Error(), "open another") {
+		t.Errorf("one more than %d: %v", maxBegun, err)
+	}
+}
+
+// TestAFullExitServesWhoItHas: who comes is refused, who is there goes on on its next
+// channel.
+func TestAFullExitServesWhoItHas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x := w.sell("exit", func(c *ExitConfig) { c.Peers = 1 })
+	alice, bob := w.member("alice"), w.member("bob")
+	r := alice.ride(x)
+	r.begun(r.channel(top.One))
+	late := bob.ride(x)
+	late.pays(late.channel(top.One), 0)
+	if _, err := late.show(late.ticket()); !errors.Is(err, top.ErrBusy) {
+		t.Errorf("a second client of one: %v", err)
+	}
+	r.payer = nil
+	r.pays(r.channel(top.One), 0)
+	if _, err := r.show(r.ticket()); err != nil {
+		t.Errorf("the first, on its next channel: %v", err)
+	}
+}
+
+// TestAChannelThatIsGoneLeavesNothing: when the chain has it no more, whoever it paid for
+// is a stranger again, a stock client among them.
+func TestAChannelThatIsGoneLeavesNothing(t *testing.T) {
+	t.Parallel()
+	w, x, alice := rides(t)
+	lender, phone := alice.ride(x), alice.ride(x)
+	ch := lender.channel(top.One)
+	must(t, lender.lends(ch, phone))
+	lender.prepays(ch, 1, 10*price)
+	w.set(func() { delete(w.channels, ch) })
+	w.until("it is known", func() bool {
+		x.exit.mu.Lock()
+		defer x.exit.mu.Unlock()
+		return x.exit.accounts[ch].gone
+	})
+	x.later.Add(int64(2 * time.Hour))
+	w.until("nobody is left", func() bool { return len(*x.exit.peers.Load()) == 0 })
+	if n := len(x.meters()); n != 0 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
+// TestAnExitServesWhatItCanClaim: a channel whose provider has another node by now pays
+// nothing here, so nothing is served on it.
+func TestAnExitServesWhatItCanClaim(t *testing.T) {
+	t.Parallel()
+	w, x, alice := rides(t)
+	r := alice.ride(x)
+	ch := r.channel(top.One)
+	w.set(func() { c := w.channels[ch]; c.Node = &top.NodeID{9}; w.channels[ch] = c })
+	r.pays(ch, 0)
+	if _, err := r.show(r.ticket()); !errors.Is(err, top.ErrDenied) || !strings.Contains(err.Error(), "registry") {
+		t.Errorf("a channel that this node cannot claim on: %v", err)
+	}
+}
+
+// TestManyChannelsCloseAtOnce: their claims do not wait for each other's blocks.
+func TestManyChannelsCloseAtOnce(t *testing.T) {
+	t.Parallel()
+	w, x, alice := rides(t)
+	block := make(chan struct{})
+	var at1, most atomic.Int64
+	w.set(func() {
+		w.mined = func() {
+			n := at1.Add(1)
+			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+			}
+			<-block
+			at1.Add(-1)
+		}
+	})
+	var all []top.ID
+	for range 5 {
+		r := alice.ride(x)
+		ch := r.channel(top.One)
+		r.begun(ch)
+		tick, _ := r.payer.Served(r.id, 2)
+		r.ticks(tick)
+		all = append(all, ch)
+	}
+	w.set(func() {
+		for _, ch := range all {
+			row := w.channels[ch]
+			row.Closing = true
+			w.channels[ch] = row
+		}
+	})
+	w.until("all claims wait for a block", func() bool { return most.Load() == int64(len(all)) })
+	close(block)
+	for _, ch := range all {
+		w.until("claimed", func() bool { return at(w, func() bool { return w.channels[ch].Paid == 2*price }) })
+	}
+}

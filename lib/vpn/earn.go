@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"top/lib/home"
 	"top/lib/receipt"
 	"top/lib/session"
@@ -34,6 +36,7 @@ type account struct {
 	lend     wg.Key     // the one stock client that it pays for; zero is none, or its own sessions
 	lentCost top.Amount // of lent sessions that ended
 	dirty    bool       // what is not in its claims changed since it was written
+	begun    int        // sessions, since this process runs
 }
 
 // served is one session at the exit. What packets touch is atomic; the rest is the
@@ -398,15 +401,37 @@ func (e *Exit) claims() {
 			all = append(all, a)
 		}
 		e.mu.Unlock()
+		var g errgroup.Group
+		g.SetLimit(maxClaims)
 		for _, a := range all {
-			if err := e.claimDue(s, a); err != nil {
-				e.log.Warn("claim", "channel", a.cfg.Channel.Short(), "err", err) // the next look tries again
-			}
+			g.Go(func() error {
+				if err := e.claimDue(s, a); err != nil {
+					e.log.Warn("claim", "channel", a.cfg.Channel.Short(), "err", err) // the next look tries again
+				}
+				return nil
+			})
 		}
+		g.Wait()
 	}
 }
 
-const claimWait = 30 * time.Second // until a claim is final
+const (
+	claimWait = 30 * time.Second // until a claim is final
+	maxClaims = 8                // at once: each waits for a block, and many channels may close together
+)
+
+// forget ends what is served on a channel that the chain has no more, and lets go of it
+// once all is written. The caller holds the lock.
+func (e *Exit) forget(a *account) {
+	written := true
+	for _, s := range a.sessions {
+		e.end(s, "its channel is gone")
+		written = written && !s.unsaid && len(s.entries) == 0
+	}
+	if written {
+		delete(e.accounts, a.cfg.Channel)
+	}
+}
 
 // claimDue looks at a channel on the chain, and claims when it is time.
 func (e *Exit) claimDue(s settle.Settler, a *account) error {
@@ -421,9 +446,8 @@ func (e *Exit) claimDue(s settle.Settler, a *account) error {
 	}
 	owed, claim := a.meter.Owed(), a.meter.Claim()
 	due := settle.Due(row, owed, a.last, e.now(), e.deadline)
-	ended := a.gone && e.now().Sub(a.last) > time.Hour
-	if ended {
-		delete(e.accounts, a.cfg.Channel)
+	if a.gone && e.now().Sub(a.last) > time.Hour {
+		e.forget(a)
 	}
 	e.mu.Unlock()
 	if !due || claim.Voucher.Seq == 0 {

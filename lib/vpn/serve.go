@@ -181,6 +181,8 @@ func (e *Exit) agrees(t session.Ticket, row api.Channel) error {
 		return top.Errorf(top.Denied, "this node offers no tunnels on the chain yet")
 	case row.Closing:
 		return top.Errorf(top.Denied, "channel %s is closing", t.Channel.Short())
+	case row.Node != nil && *row.Node != t.Node: // its claim would be refused
+		return top.Errorf(top.Denied, "channel %s pays an owner whose node is another now (look at the registry again)", t.Channel.Short())
 	case row.Provider != e.owner || t.Node != e.cfg.NodeKey.Public() || t.Chain != e.chain:
 		return top.Errorf(top.Denied, "channel %s pays somebody else", t.Channel.Short())
 	case row.Payer != t.Payer:
@@ -191,11 +193,24 @@ func (e *Exit) agrees(t session.Ticket, row api.Channel) error {
 	return t.VerifyPayer()
 }
 
+// Bounds on the sessions of a channel.
+const (
+	maxSessions = 64
+	maxBegun    = 8192
+)
+
 // begin opens a session: the peer is vouched for, and has addresses. The caller holds
 // the lock.
 func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error) {
-	if len(*e.peers.Load()) >= 2*e.cfg.Peers {
+	known := e.peer(m.Key.Inner()) != nil && m.Lend == wg.Key{} // goes on, perhaps on its next channel
+	if !known && len(*e.peers.Load()) >= 2*e.cfg.Peers {
 		return nil, &top.Error{Kind: top.Busy, Message: fmt.Sprintf("this exit serves %d clients already", e.cfg.Peers), RetryAfter: time.Minute}
+	}
+	switch { // each stays in memory: the newest with their counters, all with their tickets, lest one be shown again
+	case len(acct.sessions) >= maxSessions:
+		return nil, &top.Error{Kind: top.Busy, Message: fmt.Sprintf("channel %s began %d sessions within minutes", t.Channel.Short(), maxSessions), RetryAfter: time.Minute}
+	case acct.begun >= maxBegun:
+		return nil, top.Errorf(top.Denied, "channel %s began %d sessions (open another)", t.Channel.Short(), maxBegun)
 	}
 	lent := m.Lend != wg.Key{}
 	if err := e.lendable(acct, m.Lend); err != nil {
@@ -223,7 +238,7 @@ func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error
 		}
 		acct.lend = m.Lend
 	}
-	acct.sessions[t.Session] = s
+	acct.sessions[t.Session], acct.begun = s, acct.begun+1
 	e.accounts[t.Channel] = acct
 	if old := s.peer.sess.Swap(s); old != nil {
 		e.end(old, "another session of the same client began")
@@ -381,14 +396,22 @@ func (e *Exit) told(from netip.Addr, m told) {
 	}
 	e.mu.Unlock()
 	e.release(s, free)
-	if flush != nil {
-		if err := flush(); err != nil {
-			e.log.Error("keep what was earned", "err", err)
+	say := func() error {
+		if flush != nil {
+			if err := flush(); err != nil {
+				e.log.Error("keep what was earned", "err", err)
+			}
 		}
+		for _, a := range answers {
+			e.say(from, a)
+		}
+		return nil
 	}
-	for _, a := range answers {
-		e.say(from, a)
+	if flush != nil { // a disk that waits holds up nobody else's ticks
+		e.group.Go(say)
+		return
 	}
+	say()
 }
 
 // tend looks at every session: credit, what the client should know, what is over; and

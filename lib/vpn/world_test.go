@@ -49,6 +49,7 @@ type world struct {
 	twice    int  // voucher numbers that were signed for two vouchers
 	chainOff bool // sockets answer that nobody is there
 	walletOn func() error
+	mined    func()         // waits for the block of a transaction; nil does not
 	lookups  map[top.ID]int // of channels
 }
 
@@ -186,11 +187,16 @@ func (m *member) chainRoutes() []sock.Route {
 			return n, err
 		}),
 		route("POST", "/v1/txs", w.submit),
-		route("GET", "/v1/txs/{id}", func(c *sock.Call) (any, error) {
+		{Method: "GET", Path: "/v1/txs/{id}", Handle: func(c *sock.Call) error {
+			if mined := at(w, func() func() { return w.mined }); mined != nil {
+				mined()
+			}
 			var id top.ID
-			err := id.UnmarshalText([]byte(c.Arg("id")))
-			return w.txs[id], err
-		}),
+			if err := id.UnmarshalText([]byte(c.Arg("id"))); err != nil {
+				return err
+			}
+			return c.JSON(at(w, func() api.Tx { return w.txs[id] }))
+		}},
 		{Method: "GET", Path: "/v1/nodes", Handle: func(c *sock.Call) error {
 			if at(w, func() bool { return w.chainOff }) {
 				return top.Errorf(top.Offline, "no peer answers")
