@@ -30,7 +30,8 @@ A home has one tunnel, whatever --sock says; another wants a --home of its own, 
 Without --via it takes the exit that answers fastest and that this home saw fail least.
 When an exit fails it goes on with another, and nothing leaves beside the tunnel
 meanwhile. With --hops every hop is paid by a key of its own and sees its neighbours
-alone; what the chain still shows is said in status.
+alone; only three exits, to be the entry, are measured, and no other is sent anything from
+this machine's address. What the chain still shows is said in status.
 
 Around the whole machine nothing goes beside the tunnel, the chain daemon neither. Where it
 must reach its peers before there is one, as to open a first channel: --exclude ADDRESS.`,

@@ -3,6 +3,8 @@ package vpn
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,7 +41,8 @@ type Looker struct {
 	Now   func() time.Time
 	Allow func([]netip.AddrPort) error // lets our packets out to what is to be looked at; nil is no firewall of ours
 
-	mu sync.Mutex
+	mu  sync.Mutex
+	met map[top.NodeID]bool // was sent something from our own address
 }
 
 func (l *Looker) path() string { return l.Home.Path("vpn", "exits.json") }
@@ -181,6 +184,12 @@ const probeWait = 2 * time.Second
 
 // Look measures a node: how long an answer takes through a fresh tunnel.
 func (l *Looker) look(ctx context.Context, t target) (time.Duration, error) {
+	l.mu.Lock()
+	if l.met == nil {
+		l.met = map[top.NodeID]bool{}
+	}
+	l.met[t.node] = true
+	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, probeWait)
 	defer cancel()
 	t, err := resolved(ctx, t)
@@ -250,20 +259,47 @@ func (l *Looker) Exits(ctx context.Context, look bool, each func(api.VPNExit) er
 	return nil
 }
 
+// within are the exits by a carriage within a price that are not bad.
+func (l *Looker) within(ctx context.Context, kind string, most top.Amount, bad map[top.NodeID]time.Time) ([]target, error) {
+	all, err := l.targets(ctx)
+	return slices.DeleteFunc(all, func(t target) bool {
+		return t.addr.Carry != kind || most > 0 && t.offer.Price > most || l.Now().Before(bad[t.node])
+	}), err
+}
+
+// unseen orders exits without a packet to any: by what this home saw of them, and among
+// equals by lot.
+func (l *Looker) unseen(all []target) error {
+	pasts, err := l.pasts()
+	if err != nil {
+		return err
+	}
+	lot := map[top.NodeID]uint64{}
+	for _, t := range all {
+		var b [8]byte
+		rand.Read(b[:])
+		lot[t.node] = binary.NativeEndian.Uint64(b[:])
+	}
+	slices.SortFunc(all, func(a, b target) int {
+		return cmp.Or(cmp.Compare(pasts[b.node.String()].score(), pasts[a.node.String()].score()), cmp.Compare(lot[a.node], lot[b.node]))
+	})
+	return nil
+}
+
+// meets says whether a node was sent something from our own address.
+func (l *Looker) meets(n top.NodeID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.met[n]
+}
+
 // best orders exits: those that answer, by what this home saw of them and how near
 // they are.
-func (l *Looker) best(ctx context.Context, kind string, most top.Amount, not map[top.NodeID]time.Time) (all []target, err error) {
-	targets, err := l.targets(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (l *Looker) best(ctx context.Context, targets []target, kind string) (all []target, err error) {
 	pasts, err := l.pasts()
 	if err != nil {
 		return nil, err
 	}
-	targets = slices.DeleteFunc(targets, func(t target) bool {
-		return t.addr.Carry != kind || most > 0 && t.offer.Price > most || l.Now().Before(not[t.node])
-	})
 	if l.Allow != nil {
 		var ends []netip.AddrPort
 		for i, t := range targets {

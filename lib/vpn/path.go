@@ -1,6 +1,7 @@
 package vpn
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"slices"
@@ -42,7 +43,10 @@ func (c *Client) choose(ctx context.Context, bad map[top.NodeID]time.Time) (path
 			}
 		}
 	case c.cfg.Hops == 1:
-		all, err := c.look.best(ctx, c.cfg.Carry, c.cfg.MaxPrice, bad)
+		all, err := c.look.within(ctx, c.cfg.Carry, c.cfg.MaxPrice, bad)
+		if err == nil {
+			all, err = c.look.best(ctx, all, c.cfg.Carry)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -60,30 +64,71 @@ func (c *Client) choose(ctx context.Context, bad map[top.NodeID]time.Time) (path
 	return path, c.endpoints([]netip.AddrPort{path[0].end})
 }
 
-// chain3 chooses different nodes of different owners for the hops of a path.
+// maxEntries is how many exits are measured to be the first of several hops.
+const maxEntries = 3
+
+// chain3 chooses different nodes of different owners for the hops of a path. Only those
+// that may be its entry are measured, few: every other sees nothing from our own address,
+// now or before in this run, and is taken by what the registry and this home know (X4).
 func (c *Client) chain3(ctx context.Context, bad map[top.NodeID]time.Time) (path []target, err error) {
-	entries, err := c.look.best(ctx, c.cfg.Carry, c.cfg.MaxPrice, bad)
+	entries, err := c.look.within(ctx, c.cfg.Carry, c.cfg.MaxPrice, bad)
 	if err != nil {
 		return nil, err
 	}
-	path = entries[:1]
-	rest, err := c.look.best(ctx, Plain, c.cfg.MaxPrice, bad)
-	if err != nil {
+	rest, err := c.look.within(ctx, Plain, c.cfg.MaxPrice, bad)
+	if err = cmp.Or(err, c.look.unseen(entries), c.look.unseen(rest)); err != nil {
 		return nil, err
+	}
+	rest = slices.DeleteFunc(rest, func(t target) bool { return c.look.meets(t.node) })
+	slices.SortStableFunc(entries, func(a, b target) int { // who knows us already
+		return cmp.Compare(btoi(!c.look.meets(a.node)), btoi(!c.look.meets(b.node)))
+	})
+	for n := min(maxEntries, len(entries)); n > 0; n-- {
+		later, err := apart(ctx, entries[:n], rest, c.cfg.Hops-1)
+		if err != nil {
+			return nil, err
+		}
+		if len(later) == c.cfg.Hops-1 {
+			first, err := c.look.best(ctx, slices.Clone(entries[:n]), c.cfg.Carry)
+			if err != nil {
+				for _, t := range entries[:n] { // others, the next time
+					bad[t.node] = c.now().Add(badFor)
+				}
+				return nil, err
+			}
+			return append(first[:1:1], later...), nil
+		}
+	}
+	return nil, top.Errorf(top.NotFound, "%d hops want as many exits of different owners and machines, all but the first such that were not met from this address: of %d there are too few (name them: --via)", c.cfg.Hops, len(entries))
+}
+
+// apart are n of the rest whose nodes, owners and machines differ from each other's and
+// from those of every entry.
+func apart(ctx context.Context, entries, rest []target, n int) (path []target, err error) {
+	taken := slices.Clone(entries)
+	for i := range taken {
+		if taken[i], err = resolved(ctx, taken[i]); err != nil {
+			return nil, err
+		}
 	}
 	for _, t := range rest {
-		apart := true
-		for _, p := range path {
-			apart = apart && p.node != t.node && p.owner != t.owner && p.end.Addr() != t.end.Addr()
+		if len(path) == n {
+			break
 		}
-		if apart && len(path) < c.cfg.Hops {
-			path = append(path, t)
+		t, err := resolved(ctx, t)
+		if err != nil || slices.ContainsFunc(taken, func(p target) bool { return p.node == t.node || p.owner == t.owner || p.end.Addr() == t.end.Addr() }) {
+			continue
 		}
-	}
-	if len(path) < c.cfg.Hops {
-		return nil, top.Errorf(top.NotFound, "%d hops want as many exits of different owners, %d answer (name them: --via)", c.cfg.Hops, len(path))
+		path, taken = append(path, t), append(taken, t)
 	}
 	return path, nil
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // hopError says which node a path broke at.

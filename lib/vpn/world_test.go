@@ -576,7 +576,12 @@ type front struct {
 
 func newFront(t testing.TB, port uint16) *front {
 	t.Helper()
-	pc, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	return frontAt(t, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}, port)
+}
+
+func frontAt(t testing.TB, at *net.UDPAddr, port uint16) *front {
+	t.Helper()
+	pc, err := net.ListenUDP("udp4", at)
 	must(t, err)
 	f := &front{pc: pc, port: pc.LocalAddr().(*net.UDPAddr).AddrPort().Port(), ways: map[netip.AddrPort]*net.UDPConn{}}
 	exit := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(port)}
