@@ -498,6 +498,114 @@ func TestDenyAStockClientMoreThanItsChannel(t *testing.T) {
 	}
 }
 
+// door lets the client's namespace reach a node of the chain, which runs outside, at an
+// address that is the Internet's.
+func (w *country) door(node string) {
+	var l net.Listener
+	w.router.in(func() (err error) { l, err = net.Listen("tcp", chainAt); return err })
+	var open sync.WaitGroup
+	w.t.Cleanup(func() { l.Close() })
+	open.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			open.Go(func() {
+				defer c.Close()
+				to, err := net.Dial("tcp", node)
+				if err != nil {
+					return
+				}
+				defer to.Close()
+				go func() { io.Copy(to, c); to.Close() }()
+				io.Copy(c, to)
+			})
+		}
+	})
+}
+
+const chainAt = host4 + ":4001"
+
+// A client with a chain daemon of its own, and no channel, comes up around the whole
+// machine: that daemon's peers are spared, and nothing else. Told to spare none it cannot,
+// and says what it lacks.
+func TestDenyAllButTheChainBesideATunnel(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Log("only root can make a namespace; lib/netcfg tests what is set")
+		return
+	}
+	w := newCountry(t)
+	w.kill(w.vpnLock("exit1"))
+	w.serveExit()
+	s, err := w.chain("val0").Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := 0 // what a full node was told to reach
+	if err := w.chain("val0").Dials(t.Context(), func(d api.Dial) error { others++; return nil }); err != nil || others == 0 {
+		t.Errorf("a validator reaches %d others: %v", others, err)
+	}
+	var mesh string
+	for _, a := range s.Addresses {
+		if strings.HasPrefix(a, "/ip4/127.0.0.1/tcp/") {
+			mesh = a
+		}
+	}
+	w.door(net.JoinHostPort("127.0.0.1", between(mesh, "/tcp/", "/")))
+	peer := "/ip4/" + host4 + "/tcp/4001" + mesh[strings.Index(mesh, "/p2p/"):]
+	home := filepath.Join(w.dir, "own")
+	w.run("alice", "top-chain", "init", "--home", home, "--light", "--genesis", string(w.home("val0").Path("chain", "genesis.json")), "--peer", peer)
+	daemon := exec.Command(filepath.Join(w.bin, "top-chain"), "serve", "--home", home, "--quiet")
+	daemon.Stderr = os.Stderr
+	w.client.in(daemon.Start)
+	t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait() })
+	sock := filepath.Join(home, "run", "chain.sock")
+	w.eventually("the chain is seen", func() bool {
+		_, err := w.inClient("exits", "--no-look", "--chain-sock", sock)
+		return err == nil
+	})
+	up := w.serveIn(w.client, "alice", "up", "--tun", w.tun, "--via", w.via, "--chain-sock", sock)
+	from := w.lan.len()
+	stop := w.storm()
+	v, err := w.vpn("alice").Status(t.Context())
+	if err != nil || v.State != "up" || len(v.Spared) != 1 || v.Spared[0] != chainAt {
+		t.Errorf("%+v: %v", v, err)
+	}
+	if _, err := w.inClient("exits", "--no-look", "--chain-sock", sock); err != nil {
+		t.Errorf("with the tunnel up: %v", err)
+	}
+	w.stormed()
+	stop()
+	spared := 0
+	for _, f := range w.lan.beside(from, netip.MustParseAddrPort(exitAt)) {
+		// TCP to the chain's port at its address, in hex.
+		if strings.Contains(f, fmt.Sprintf("%x", netip.MustParseAddr(host4).AsSlice())) && strings.Contains(f, "0fa1") {
+			spared++
+			continue
+		}
+		t.Errorf("beside the tunnel: %s", f)
+	}
+	if spared == 0 || w.lan.has(from, canary) {
+		t.Errorf("%d frames to the chain; the canary left: %v", spared, w.lan.has(from, canary))
+	}
+	if _, err := w.inClient("down"); err != nil {
+		t.Fatal(err)
+	}
+	up.Wait()
+	none := w.command("alice", "top-vpn", "up", "--tun", w.tun, "--via", w.via, "--chain-sock", sock, "--spare-none", "--timeout", "20s")
+	w.client.in(none.Start)
+	w.eventually("it says what it lacks", func() bool {
+		v, err := w.vpn("alice").Status(t.Context())
+		return err == nil && len(v.Spared) == 0 && v.State != "up" && v.Problem != ""
+	})
+	none.Process.Kill()
+	none.Wait()
+	if _, err := w.inClient("down", "--force"); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Around a whole machine nothing leaves beside the tunnel, of either family, while it
 // is up, killed, started again and without its exit; what was set is taken back, and
 // who looks sees no byte of what is inside.

@@ -80,6 +80,9 @@ func printStatus(c *tool.Call, s api.VPNStatus) error {
 	if s.Interface != "" {
 		text = append(text, fmt.Sprintf("interface %s, kill switch %t", s.Interface, s.KillSwitch))
 	}
+	for _, a := range s.Spared {
+		text = append(text, "spared    "+a+", which the chain daemon reaches beside the tunnel")
+	}
 	for i, h := range s.Hops {
 		text = append(text,
 			fmt.Sprintf("hop %d     %s %s %s by %s, %s", i+1, h.Name, h.Class, h.Endpoint, h.Carry, h.Path),

@@ -33,8 +33,10 @@ meanwhile. With --hops every hop is paid by a key of its own and sees its neighb
 alone; only three exits, to be the entry, are measured, and no other is sent anything from
 this machine's address. What the chain still shows is said in status.
 
-Around the whole machine nothing goes beside the tunnel, the chain daemon neither. Where it
-must reach its peers before there is one, as to open a first channel: --exclude ADDRESS.`,
+Around the whole machine nothing goes beside the tunnel but to the peers of the chain daemon:
+a channel cannot be opened without them, and what a tunnel stands still for want of cannot
+come through it. They are read from that daemon, each one address and one port, and status
+names them. --spare-none closes that too, and wants a channel that is open.`,
 		Flags: []tool.Flag{
 			{Name: "socks", Help: "HOST:PORT of the proxy, such as 127.0.0.1:1080; a port 0 takes a free one"},
 			{Name: "tun", Help: "name of the kernel interface (default top0, without --socks)"},
@@ -50,6 +52,7 @@ must reach its peers before there is one, as to open a first channel: --exclude 
 			{Name: "include", Kind: tool.Strings, Help: "only this prefix through the tunnel; may repeat"},
 			{Name: "exclude", Kind: tool.Strings, Help: "this prefix beside the tunnel; may repeat"},
 			{Name: "allow-lan", Kind: tool.Bool, Help: "reach private addresses beside the tunnel"},
+			{Name: "spare-none", Kind: tool.Bool, Help: "nothing beside the tunnel, not even to the chain daemon's peers"},
 			{Name: "no-kill-switch", Kind: tool.Bool, Help: "let packets out while the tunnel is down"},
 			sockFlag(), chainSockFlag(), walletSockFlag(),
 		},
@@ -74,7 +77,7 @@ func up(ctx context.Context, c *tool.Call) error {
 	cfg := vpn.ClientConfig{
 		Home: dir, Sock: c.String("sock"), Hops: c.Int("hops"), Carry: c.String("carry"), MaxPrice: c.Amount("max-price"), MaxSpend: c.Amount("max-spend"),
 		Cap: c.Amount("cap"), Lasts: c.Duration("for"), Socks: c.String("socks"), TUN: c.String("tun"), AllowLAN: c.Bool("allow-lan"),
-		KillSwitch: !c.Bool("no-kill-switch"), Ready: c.Ready, Log: c.Log,
+		KillSwitch: !c.Bool("no-kill-switch"), SpareNone: c.Bool("spare-none"), Ready: c.Ready, Log: c.Log,
 	}
 	if cfg.Via, err = viaOf(c); err != nil {
 		return err

@@ -59,6 +59,13 @@ type Header struct {
 	Root   top.ID     `json:"root"` // state root after the block before
 }
 
+// A Dial is another node that a chain daemon was told to reach: this machine's way to the
+// chain.
+type Dial struct {
+	Type string `json:"type"` // "dial"
+	Addr string `json:"addr"` // IP:PORT, of TCP or UDP
+}
+
 // Params are the parameters of a chain, as proven by its root. A vote can change
 // them (top-wallet propose).
 type Params struct {
@@ -358,6 +365,12 @@ func (c *Chain) Node(ctx context.Context, id top.NodeID) (r Node, err error) {
 // Nodes calls each for every node that sells a service ("" is all).
 func (c *Chain) Nodes(ctx context.Context, service string, each func(Node) error) error {
 	return stream(ctx, c.c, "/v1/nodes?"+url.Values{"service": {service}}.Encode(), each)
+}
+
+// Dials calls each for every node that the daemon was told to reach, as far as its
+// address is known.
+func (c *Chain) Dials(ctx context.Context, each func(Dial) error) error {
+	return stream(ctx, c.c, "/v1/dials", each)
 }
 
 // Events calls each for every block and transaction after height since, and

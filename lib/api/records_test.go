@@ -347,6 +347,7 @@ func samples(t *testing.T) map[string]any {
 		api.LightBlock{Type: "light-block", Height: 42, Block: proof},
 		api.Node{Type: "node", Node: node, Exists: true, Owner: bob, OwnerIdx: 1, Name: "bob", Addrs: []string{"/dns4/bob.example/tcp/0"}, Offers: []api.Offer{offer}, Capacity: 100_000, Stake: top.One, At: at, Proof: proof},
 		api.Params{Type: "params", Chain: chain, Kinds: []string{"transfer", "batch"}, FeePerByte: 10, AccountFee: 100_000, AllowanceBytes: 4096, UnlockSeconds: 604_800, DeadlineSec: 600, DeadlineBlocks: 100, EpochBlocks: 1000, MaxValidators: 100, MinSelfStake: 1000 * top.One, UnbondSeconds: 1_814_400, YieldPPM: 50_000, DoubleSignPPM: 50_000, DowntimePPM: 100, DowntimeEpochs: 12, JailSeconds: 600, VoteEpochs: 100, Deposit: 100 * top.One, Supply: 1_001_000 * top.One, Burned: 1810, Accounts: 2, At: at, Proof: proof},
+		api.Dial{Type: "dial", Addr: "192.0.2.7:4001"},
 		api.Proposal{Type: "proposal", Number: 1, Proposer: alice, Name: "fee_per_byte", Value: 20, Deposit: 100 * top.One, Ends: 9, Epoch: 7, Next: 1000, Yes: 300 * top.One, No: 100 * top.One, All: 900 * top.One, At: at, Proof: proof},
 		api.Stake{Type: "stake", Account: alice, State: "moving", Validator: val, To: top.ValidatorID(node), Amount: 50 * top.One, Free: &later, Lot: digest, At: at, Proof: proof, Pool: proof},
 		api.Validator{Type: "validator", Validator: val, Exists: true, Owner: alice, Name: "paris", Commission: 500, Staked: 300 * top.One, Power: 300, Seen: 7, Jailed: true, JailedUntil: &later, Slashed: top.One, At: at, Proof: proof},

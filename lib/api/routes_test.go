@@ -78,7 +78,7 @@ func TestTheContractHasEveryRoute(t *testing.T) {
 	// A light client has the same table and answers no stranger.
 	node, light := routesIn(t, "../chain/route.go"), routesIn(t, "../chain/light_route.go")
 	for i := range node {
-		if i >= len(light) || strings.TrimSuffix(node[i], " yes") != strings.TrimSuffix(light[i], " no") {
+		if i >= len(light) || strings.TrimSuffix(strings.TrimSuffix(node[i], " yes"), " no") != strings.TrimSuffix(light[i], " no") {
 			t.Errorf("a node answers %q, a light client %q", node, light)
 			break
 		}

@@ -34,6 +34,7 @@ type VPNStatus struct {
 	Interface     string      `json:"interface,omitempty"`
 	Socks         string      `json:"socks,omitempty"`
 	KillSwitch    bool        `json:"kill_switch"`
+	Spared        []string    `json:"spared,omitempty"`    // IP:PORT that is reached beside the tunnel: the chain daemon's peers
 	Peers         int         `json:"peers,omitempty"`     // that pay
 	Strangers     int         `json:"strangers,omitempty"` // that shook hands and do not
 	Earned        top.Amount  `json:"earned,omitempty"`    // on channels that are open

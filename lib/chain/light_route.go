@@ -35,7 +35,19 @@ func (l *Light) routes() []sock.Route {
 		{Method: "POST", Path: "/v1/txs/stream", Access: sock.Write, MaxBody: sock.Unlimited, Handle: l.stream},
 		{Method: "GET", Path: "/v1/txs/{id}", Handle: l.tx},
 		{Method: "GET", Path: "/v1/events", Handle: l.events},
+		{Method: "GET", Path: "/v1/dials", Handle: l.dials},
 	}
+}
+
+// dials is the full nodes that it was told to ask.
+func (l *Light) dials(c *sock.Call) error {
+	all := []api.Dial{}
+	if l.host != nil {
+		for _, a := range l.host.Reaches(l.cfg.Peers) {
+			all = append(all, api.Dial{Type: "dial", Addr: a})
+		}
+	}
+	return sock.Records(c, all)
 }
 
 func (l *Light) status(c *sock.Call) error {

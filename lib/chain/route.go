@@ -4,8 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
+	"strings"
 	"time"
 
+	"github.com/cometbft/cometbft/p2p"
 	"github.com/cometbft/cometbft/types"
 
 	"top/lib/api"
@@ -43,7 +46,26 @@ func (n *Node) routes() []sock.Route {
 		{Method: "POST", Path: "/v1/txs/stream", Access: sock.Write, Public: true, MaxBody: sock.Unlimited, Handle: n.stream},
 		{Method: "GET", Path: "/v1/txs/{id}", Public: true, Handle: n.tx},
 		{Method: "GET", Path: "/v1/events", Public: true, Handle: n.events},
+		{Method: "GET", Path: "/v1/dials", Handle: n.dials},
 	}
+}
+
+// dials is the nodes that it was told to reach: by an address, or by a name where they are
+// connected, and have proved who they are.
+func (n *Node) dials(c *sock.Call) error {
+	all := []api.Dial{}
+	for _, p := range n.cfg.Peers {
+		id, at, _ := strings.Cut(p, "@")
+		if _, err := netip.ParseAddrPort(at); err != nil {
+			peer := n.comet.Switch().Peers().Get(p2p.ID(id))
+			if peer == nil || !peer.IsOutbound() {
+				continue
+			}
+			at = peer.SocketAddr().DialString()
+		}
+		all = append(all, api.Dial{Type: "dial", Addr: at})
+	}
+	return sock.Records(c, all)
 }
 
 func (n *Node) status(c *sock.Call) error {

@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"top/lib/top"
 )
@@ -170,6 +172,43 @@ type Peer struct {
 	Inbound bool
 	Relayed bool // through a hop
 	Since   time.Time
+}
+
+// Reaches is IP:PORT of peers that are told as multiaddresses, where they are met without a
+// hop: as the text says, and, where that is a name, where a connection from here has found
+// the peer that it names.
+func (h *Host) Reaches(addrs []string) (all []string) {
+	for _, text := range addrs {
+		info, err := peer.AddrInfoFromString(text)
+		if err != nil {
+			continue
+		}
+		for _, a := range info.Addrs {
+			if at, ok := ipPort(a); ok {
+				all = append(all, at)
+			}
+		}
+		for _, c := range h.h.Network().ConnsToPeer(info.ID) {
+			if at, ok := ipPort(c.RemoteMultiaddr()); ok && c.Stat().Direction == network.DirOutbound {
+				all = append(all, at)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// ipPort reads /ip4/A/tcp/P and the like; false is a name, or the way through a hop.
+func ipPort(a multiaddr.Multiaddr) (string, bool) {
+	if isCircuit(a) {
+		return "", false
+	}
+	_, at, err := manet.DialArgs(a)
+	if err != nil {
+		return "", false
+	}
+	_, err = netip.ParseAddrPort(at)
+	return at, err == nil
 }
 
 // List is the connections, by the names of their peers.

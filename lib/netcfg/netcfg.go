@@ -46,6 +46,9 @@ type Tunnel struct {
 
 	Include []netip.Prefix // what goes through the tunnel; none is everything
 	Exclude []netip.Prefix // what does not; none of Include may lie within
+	// Spare is what whoever runs here may reach directly, by TCP or UDP on that port alone.
+	// Under a kill switch all else to that address is refused, not sent into the tunnel.
+	Spare []netip.AddrPort
 	// AllowLAN lets private, link-local and multicast addresses be reached directly.
 	// Routes of the local network to any other address are not followed: a DHCP
 	// server must not draw traffic out of the tunnel (CVE-2024-3661).
@@ -150,6 +153,12 @@ func (t *Tunnel) check() error {
 			return bad("endpoint %s", e)
 		}
 		t.Endpoints[i] = netip.AddrPortFrom(e.Addr().Unmap().WithZone(""), e.Port())
+	}
+	for i, s := range t.Spare {
+		if !s.IsValid() || s.Port() == 0 {
+			return bad("spared %s", s)
+		}
+		t.Spare[i] = netip.AddrPortFrom(s.Addr().Unmap().WithZone(""), s.Port())
 	}
 	for _, p := range slices.Concat(t.Addrs, t.Include, t.Exclude) {
 		if !p.IsValid() || p.Addr().Is4In6() {

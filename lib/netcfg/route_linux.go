@@ -137,7 +137,11 @@ func (t Tunnel) routes(link netlink.Link) error {
 			want = append(want, own(p, unix.RTN_UNREACHABLE, lastResort))
 		}
 	}
-	for _, p := range t.Exclude {
+	beside := slices.Clone(t.Exclude)
+	for _, s := range t.Spare {
+		beside = append(beside, netip.PrefixFrom(s.Addr(), s.Addr().BitLen()))
+	}
+	for _, p := range beside {
 		if p.Addr().Is4() || hasIPv6() {
 			r := own(p, unix.RTN_THROW, 0)
 			want = append(want, r)

@@ -30,7 +30,7 @@ const (
 // it has set by then stays, to be tried again or taken back with Down. It is
 // top.ErrNotFound when there is no such interface.
 func Up(t Tunnel) error {
-	t.Endpoints, t.DNS = slices.Clone(t.Endpoints), slices.Clone(t.DNS)
+	t.Endpoints, t.DNS, t.Spare = slices.Clone(t.Endpoints), slices.Clone(t.DNS), slices.Clone(t.Spare)
 	if err := t.check(); err != nil {
 		return err
 	}
@@ -340,6 +340,11 @@ func (t Tunnel) refuse(b *table, leaving *nftables.Chain) {
 		b.rule(leaving, "neighbours (RFC 4861)", hop255(), icmp6(kind), accept())
 	}
 	b.rule(leaving, "answers to guests", iif(t.Name), answers(), accept())
+	for _, s := range t.Spare {
+		for _, p := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			b.rule(leaving, "spared", dst.is(s.Addr()), proto(p), port(dport, s.Port(), s.Port()), count(), accept())
+		}
+	}
 	b.each(dst, t.Exclude, func(match []expr.Any) { b.rule(leaving, "excluded", match, accept()) })
 	everything := true
 	for _, p := range t.Include {

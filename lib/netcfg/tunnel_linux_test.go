@@ -247,6 +247,48 @@ func TestNC1_WhatIsAllowedOutside(t *testing.T) {
 	}
 }
 
+// What is spared is reached by anybody, by that port and no other of the same address, over
+// a change and when the interface is gone; the answers come in under a strict reverse path
+// filter.
+func TestNC1_OneSparedPortIsReachedAndNoOther(t *testing.T) {
+	w := newWorld(t)
+	tun := w.client.openTUN(tunName)
+	tn := tunnel()
+	at := netip.MustParseAddrPort(publicHost + ":4001")
+	tn.Spare = []netip.AddrPort{at, netip.MustParseAddrPort("[" + public6 + "]:4001")}
+	w.client.in(func() error { return os.WriteFile("/proc/sys/net/ipv4/conf/eth0/rp_filter", []byte("1"), 0) })
+	w.up(tn)
+	var l *net.UDPConn
+	w.router.in(func() (err error) { l, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)); return err })
+	defer l.Close()
+	go answer(l, "here")
+	check := func(when string, reached bool) {
+		t.Helper()
+		var text string
+		var err error
+		w.client.in(func() error { text, err = ask(at, nil); return nil })
+		if (err == nil && text == "here") != reached {
+			t.Errorf("%s: %q, %v", when, text, err)
+		}
+		if got := w.leave(probes()); len(got) > 0 { // to other ports of both addresses among them
+			t.Errorf("%s: %q leave", when, got)
+		}
+	}
+	check("spared", true)
+	w.up(tn)
+	check("up again", true)
+	tun.Close()
+	check("without an interface", true)
+	w.client.openTUN(tunName)
+	tn.Spare = nil
+	w.up(tn)
+	check("spared no more", false)
+	tn.Spare = []netip.AddrPort{netip.AddrPortFrom(at.Addr(), 0)}
+	if err := Up(tn); !errors.Is(err, top.ErrInvalid) {
+		t.Errorf("port 0: %v", err)
+	}
+}
+
 func same(a, b []string) bool {
 	a, b = slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b))
 	return slices.Equal(a, b)

@@ -42,6 +42,7 @@ type ClientConfig struct {
 	Exclude    []netip.Prefix
 	AllowLAN   bool
 	KillSwitch bool
+	SpareNone  bool         // not even the chain daemon's peers are reached beside the tunnel
 	Ready      func() error // called when the tunnel carries
 	Log        *slog.Logger // nil is silent
 	Now        func() time.Time
@@ -72,6 +73,8 @@ type Client struct {
 	gaveBack bool
 
 	mu       sync.Mutex
+	ends     []netip.AddrPort // that our packets may go to
+	spared   []netip.AddrPort // that everybody's may, beside the tunnel
 	channels []channelState
 	state    string
 	problem  string
@@ -257,7 +260,8 @@ func (c *Client) managed() bool { return c.tun != nil && c.cfg.TUNFile == nil }
 // work builds one path after the other.
 func (c *Client) work(ctx context.Context) error {
 	if c.managed() { // closed before anything is chosen
-		if err := c.around(nil); err != nil {
+		c.spares(ctx)
+		if err := c.around(); err != nil {
 			return err
 		}
 	}

@@ -77,12 +77,12 @@ type accountLine struct {
 	Config  session.MeterConfig  `json:"config"`
 	Claims  [][]byte             `json:"claims"`
 	Session map[string]sessState `json:"sessions,omitempty"`
-	Lend    []byte               `json:"lend,omitempty"` // key of the stock client
+	Lend    string               `json:"lend,omitempty"` // key of the stock client
 	Spent   top.Amount           `json:"lent_cost,omitempty"`
 
-	Pardoned uint64 `json:"pardoned,omitempty"`
-	Forgiven uint64 `json:"forgiven,omitempty"`
-	Rest     uint64 `json:"rest,omitempty"` // with that of sessions that run
+	Pardoned top.Count `json:"pardoned,omitempty"`
+	Forgiven top.Count `json:"forgiven,omitempty"`
+	Rest     top.Count `json:"rest,omitempty"` // with that of sessions that run
 }
 
 // sessState is what a receipt needs of a session after a crash.
@@ -154,7 +154,7 @@ func openBook(path string, now time.Time) (*book, map[top.ID]*account, error) {
 func (l accountLine) account(now time.Time) (*account, error) {
 	a := &account{
 		cfg: l.Config, meter: session.NewMeter(l.Config), sessions: map[top.SessionID]*served{}, last: now,
-		pardoned: l.Pardoned, forgiven: l.Forgiven, rest: l.Rest,
+		pardoned: uint64(l.Pardoned), forgiven: uint64(l.Forgiven), rest: uint64(l.Rest), lentCost: l.Spent,
 	}
 	for _, b := range l.Claims {
 		var c session.Claim
@@ -165,8 +165,11 @@ func (l accountLine) account(now time.Time) (*account, error) {
 			return nil, fmt.Errorf("account of channel %s: %w", l.Config.Channel.Short(), err)
 		}
 	}
-	if len(l.Lend) == len(a.lend) {
-		a.lend, a.lentCost = wg.Key(l.Lend), l.Spent
+	if l.Lend != "" {
+		var err error
+		if a.lend, err = wg.ParseKey(l.Lend); err != nil {
+			return nil, fmt.Errorf("account of channel %s: %w", l.Config.Channel.Short(), err)
+		}
 	}
 	for _, st := range l.Session {
 		s := &served{acct: a, over: true, logged: st.Logged}
@@ -191,9 +194,9 @@ func (l accountLine) account(now time.Time) (*account, error) {
 
 // line is the account for the disk.
 func (a *account) line(claims []session.Claim) accountLine {
-	l := accountLine{Type: "vpn-account", Config: a.cfg, Session: map[string]sessState{}, Pardoned: a.pardoned, Forgiven: a.forgiven, Rest: a.rest}
+	l := accountLine{Type: "vpn-account", Config: a.cfg, Session: map[string]sessState{}, Pardoned: top.Count(a.pardoned), Forgiven: top.Count(a.forgiven), Rest: top.Count(a.rest)}
 	if a.lend != (wg.Key{}) {
-		l.Lend, l.Spent = a.lend[:], a.lentCost
+		l.Lend, l.Spent = a.lend.String(), a.lentCost
 	}
 	for _, c := range claims {
 		l.Claims = append(l.Claims, c.Encode())
@@ -203,7 +206,7 @@ func (a *account) line(claims []session.Claim) accountLine {
 		if s.lent() {
 			st.Lend, st.Over, st.Used = s.lend[:], s.over, s.gate.used.Load()
 		} else if !s.over {
-			l.Rest += s.gate.used.Load() % unit
+			l.Rest += top.Count(s.gate.used.Load() % unit)
 		}
 		l.Session[id.String()] = st
 	}

@@ -175,7 +175,7 @@ func TestX5_WhatWasForgivenIsKept(t *testing.T) {
 	kept := func() bool {
 		newest := accountLine{}
 		must(t, home.EachLine(x.home.Path("vpn", "accounts.ndjson"), func(b []byte) error { return json.Unmarshal(b, &newest) }))
-		return newest.Rest == before.rest && newest.Forgiven == before.forgiven
+		return uint64(newest.Rest) == before.rest && uint64(newest.Forgiven) == before.forgiven
 	}
 	w.until("on disk", kept)
 	copied := x.disk("copy")

@@ -311,7 +311,7 @@ func (c *Client) address4(a netip.Addr) error {
 		return c.stack.RemoveAddr(old)
 	}
 	if c.managed() {
-		return c.around(nil)
+		return c.around()
 	}
 	return nil
 }

@@ -150,6 +150,9 @@ func (c *Client) status() api.VPNStatus {
 		Version: top.Version, UptimeMs: top.Count(c.now().Sub(c.start).Milliseconds()),
 	}
 	hops := c.hops
+	for _, a := range c.spared {
+		s.Spared = append(s.Spared, a.String())
+	}
 	c.mu.Unlock()
 	if c.tun != nil {
 		s.Interface = c.tun.Name()
