@@ -498,6 +498,80 @@ func TestDenyAStockClientMoreThanItsChannel(t *testing.T) {
 	}
 }
 
+// moves gives the client another address, in the middle of what it does.
+func (w *country) moves(from, to string) {
+	w.t.Helper()
+	w.client.in(func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		add, err := netlink.ParseIPNet(to)
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: add}); err != nil {
+			return err
+		}
+		del, err := netlink.ParseIPNet(from)
+		if err != nil {
+			return err
+		}
+		if err := netlink.AddrDel(l, &netlink.Addr{IPNet: del}); err != nil {
+			return err
+		}
+		// The kernel dropped the route by the old address; a DHCP client sets it again.
+		gw := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Gw: net.ParseIP("192.168.7.1")}
+		return netlink.RouteReplace(gw)
+	})
+}
+
+// A machine whose address changes while pages come goes on in the same session, and
+// nothing leaves beside the tunnel meanwhile.
+func TestFaultTheAddressChangesUnderATunnel(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Log("only root can make a namespace; lib/vpn has a client that roams")
+		return
+	}
+	w := newCountry(t)
+	page := bytes.Repeat([]byte("x"), 20_000_000)
+	w.site(page)
+	w.kill(w.vpnLock("exit1"))
+	w.serveExit()
+	w.up()
+	first, err := w.vpn("alice").Status(t.Context())
+	if err != nil || len(first.Hops) != 1 {
+		t.Fatalf("%+v: %v", first, err)
+	}
+	from := w.lan.len()
+	stop := w.storm()
+	done := make(chan error, 1)
+	go func() {
+		out, err := w.inClient("get", "http://"+host4+"/", "--timeout", "50s")
+		if err == nil && out != string(page) {
+			err = fmt.Errorf("%d of %d bytes", len(out), len(page))
+		}
+		done <- err
+	}()
+	w.eventually("some of it is there", func() (some bool) {
+		err := w.vpn("alice").Meters(t.Context(), 0, func(m api.VPNMeter) error { some = some || m.Down > 1_000_000; return nil })
+		return err == nil && some
+	})
+	w.moves("192.168.7.2/24", "192.168.7.77/24")
+	if err := <-done; err != nil {
+		t.Errorf("the page that came meanwhile: %v", err)
+	}
+	w.stormed()
+	stop()
+	if found := w.lan.beside(from, netip.MustParseAddrPort(exitAt)); len(found) > 0 || w.lan.has(from, canary) {
+		t.Errorf("%d frames beside the tunnel, the first %s", len(found), found[:min(3, len(found))])
+	}
+	now, err := w.vpn("alice").Status(t.Context())
+	if err != nil || len(now.Hops) != 1 || now.Hops[0].Session != first.Hops[0].Session {
+		t.Errorf("another session: %+v, %v", now, err)
+	}
+}
+
 // door lets the client's namespace reach a node of the chain, which runs outside, at an
 // address that is the Internet's.
 func (w *country) door(node string) {
@@ -553,7 +627,8 @@ func TestDenyAllButTheChainBesideATunnel(t *testing.T) {
 		}
 	}
 	w.door(net.JoinHostPort("127.0.0.1", between(mesh, "/tcp/", "/")))
-	peer := "/ip4/" + host4 + "/tcp/4001" + mesh[strings.Index(mesh, "/p2p/"):]
+	at := netip.MustParseAddrPort(chainAt)
+	peer := fmt.Sprintf("/ip4/%s/tcp/%d", at.Addr(), at.Port()) + mesh[strings.Index(mesh, "/p2p/"):]
 	home := filepath.Join(w.dir, "own")
 	w.run("alice", "top-chain", "init", "--home", home, "--light", "--genesis", string(w.home("val0").Path("chain", "genesis.json")), "--peer", peer)
 	daemon := exec.Command(filepath.Join(w.bin, "top-chain"), "serve", "--home", home, "--quiet")

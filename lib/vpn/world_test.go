@@ -607,6 +607,17 @@ func (f *front) keeping() *front {
 	return f
 }
 
+// roams makes whoever comes from here come from other ports from now on, as behind a NAT
+// that forgot.
+func (f *front) roams() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for from, c := range f.ways {
+		c.Close()
+		delete(f.ways, from)
+	}
+}
+
 // passed is what it remembers.
 func (f *front) passed() [][]byte {
 	f.mu.Lock()
