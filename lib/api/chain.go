@@ -334,6 +334,12 @@ func (c *Chain) Tx(ctx context.Context, id top.ID, wait time.Duration) (t Tx, er
 	return t, c.c.Get(ctx, fmt.Sprintf("/v1/txs/%s?wait=%s", id, wait), &t)
 }
 
+// TxAt asks for a transaction with its proof at a place of a block: one may stand in
+// several, and changes something at one of them at most.
+func (c *Chain) TxAt(ctx context.Context, id top.ID, height top.Height, index uint32) (t Tx, err error) {
+	return t, c.c.Get(ctx, fmt.Sprintf("/v1/txs/%s?height=%s&index=%d", id, height, index), &t)
+}
+
 // Account asks for an account with its proof.
 func (c *Chain) Account(ctx context.Context, a top.Address) (r Account, err error) {
 	return r, c.c.Get(ctx, "/v1/accounts/"+a.String(), &r)

@@ -636,13 +636,13 @@ func TestC7_FalseEventsAreRefused(t *testing.T) {
 		}, 4, "2 transactions of block 3 are missing"},
 		{"too few transactions announced", func(c *sock.Call) error {
 			return errors.Join(record(c, 1, 0), record(c, 2, 0), record(c, 3, 2), c.Record(honest.final(3, 0)))
-		}, 2, "is not number 0 of block 3"},
+		}, 2, "is number 0 of 3 in block 3"},
 		{"no transactions in a block that has some", func(c *sock.Call) error {
 			return errors.Join(record(c, 1, 0), record(c, 2, 0), record(c, 3, 0))
 		}, 2, "does not hold 0 transactions"},
 		{"the order changed", func(c *sock.Call) error {
 			return errors.Join(record(c, 1, 0), record(c, 2, 0), record(c, 3, 3), c.Record(honest.final(3, 1)))
-		}, 2, "is not number 0 of block 3"},
+		}, 2, "is final there"},
 		{"a transaction that is nowhere", func(c *sock.Call) error {
 			return errors.Join(record(c, 1, 0), record(c, 2, 0), record(c, 3, 3), c.Record(api.Tx{Type: "tx", ID: top.ID{7}}))
 		}, 2, "is final"},
@@ -676,6 +676,44 @@ func TestC7_FalseEventsAreRefused(t *testing.T) {
 				t.Errorf("beside an honest peer: %v, %v", lines, err)
 			}
 		})
+	}
+}
+
+// A transaction that was handed in at two nodes may stand in two blocks, or in one twice,
+// and one that failed for nothing may succeed later. Each is shown where it stands.
+func TestC7_WhatStandsTwiceIsShownTwice(t *testing.T) {
+	w := newWorld(t)
+	w.growTo(2)
+	pay := w.pay(someone(2), 1e9)
+	w.grow(pay, w.pay(someone(3), 1e9))
+	w.grow(pay, pay)
+	w.growTo(6)
+	l := w.lightOf(&liar{world: w})
+	l.settled(t, 6)
+	want := []string{"block 3 of 2", "tx 3.0", "tx 3.1", "block 4 of 2", "tx 4.0", "tx 4.1", "block 5 of 0"}
+	if lines, err := told(t, l, 2, len(want)); err != nil || !slices.Equal(lines, want) {
+		t.Errorf("told %v, %v; want %v", lines, err, want)
+	}
+	id := ledger.ID(pay)
+	for _, tc := range []struct {
+		height top.Height
+		index  uint32
+		ok     bool
+	}{{3, 0, true}, {4, 0, false}, {4, 1, false}} {
+		r, err := l.api.TxAt(t.Context(), id, tc.height, tc.index)
+		if err != nil || r.OK != tc.ok || r.Height != tc.height || r.Index != tc.index || (r.Fee > 0) != tc.ok {
+			t.Errorf("at %s.%d: %+v, %v", tc.height, tc.index, r, err)
+		}
+	}
+	_, err := l.api.TxAt(t.Context(), id, 3, 1)
+	refused(t, err, top.ErrNotFound, "is final there")
+	// A peer that answers with another place is refused.
+	l = w.lightOf(&liar{world: w, deaf: true})
+	l.settled(t, 6)
+	_, err = l.api.TxAt(t.Context(), id, 4, 1)
+	refused(t, err, top.ErrFailed, "is not number 1 of block 4")
+	if lines, err := told(t, l, 2, -1); err == nil || !slices.Equal(lines, want[:3]) {
+		t.Errorf("of a peer that shows the first place only: %v, %v", lines, err)
 	}
 }
 

@@ -364,13 +364,28 @@ func (l *Light) history(c *sock.Call) error {
 }
 
 func (l *Light) tx(c *sock.Call) error {
-	id, wait, err := txArg(c)
+	id, wait, at, err := txArg(c)
 	if err != nil {
 		return err
 	}
 	return answer(c, l, wait+peerWait+headerWait, func(ctx context.Context, p *peer) (r api.Tx, err error) {
+		if at != (place{}) {
+			return l.finalAt(ctx, p, id, at)
+		}
 		return l.finalOf(ctx, p, id, wait)
 	})
+}
+
+// finalAt asks a peer for a transaction at a place, and proves that it stands there.
+func (l *Light) finalAt(ctx context.Context, p *peer, id top.ID, at place) (r api.Tx, err error) {
+	got, err := p.api.TxAt(ctx, id, at.height, at.at)
+	if err != nil {
+		return r, err
+	}
+	if r, err = l.checkTx(ctx, p, id, got); err == nil && (place{r.Height, r.Index}) != at {
+		err = fmt.Errorf("transaction %s is not number %d of block %s: %w", id.Short(), at.at, at.height, top.ErrFailed)
+	}
+	return r, err
 }
 
 // finalOf asks a peer for a transaction that is final, and proves it.

@@ -280,6 +280,7 @@ type liar struct {
 	stakes    func([]api.Stake) []api.Stake
 	params    func(api.Params) api.Params
 	tx        func(api.Tx) (api.Tx, error)
+	deaf      bool // it answers with a transaction's first place, whatever place was asked for
 	submit    func([]byte) error
 	events    func(*sock.Call, top.Height) error
 	history   func(*sock.Call) error
@@ -457,6 +458,14 @@ func (f *liar) find(id top.ID) (api.Tx, error) {
 	return api.Tx{}, top.Errorf(top.NotFound, "no transaction %s is final", id)
 }
 
+// stands is the truth about a transaction at a place.
+func (f *liar) stands(id top.ID, at place) (api.Tx, error) {
+	if b := f.blocks[at.height-1]; int(at.at) < len(b.rows) && b.rows[at.at].ID == id {
+		return f.final(int(at.height), int(at.at)), nil
+	}
+	return api.Tx{}, top.Errorf(top.NotFound, "no transaction %s is final there", id)
+}
+
 // final is the record of a transaction with its proof.
 func (f *liar) final(h, i int) api.Tx {
 	b := f.blocks[h-1]
@@ -474,11 +483,14 @@ func (f *liar) final(h, i int) api.Tx {
 }
 
 func (f *liar) getTx(c *sock.Call) error {
-	id, err := top.ParseID(c.Arg("id"))
+	id, _, at, err := txArg(c)
 	if err != nil {
 		return err
 	}
 	r, err := f.find(id)
+	if at != (place{}) && !f.deaf {
+		r, err = f.stands(id, at)
+	}
 	if f.tx != nil {
 		r, err = f.tx(r)
 	}

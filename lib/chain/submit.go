@@ -90,33 +90,55 @@ const maxWait = 5 * time.Minute
 // tx answers what became of a transaction, with the proof that it stands in its
 // block and that this was its result.
 func (n *Node) tx(c *sock.Call) error {
-	id, wait, err := txArg(c)
+	id, wait, at, err := txArg(c)
 	if err != nil {
 		return err
 	}
+	if at != (place{}) {
+		r, err := n.finalTx(at.height, int(at.at))
+		if err == nil && r.ID != id {
+			err = top.Errorf(top.NotFound, "transaction %s is not number %d of block %s", id, at.at, at.height)
+		}
+		if err != nil {
+			return err
+		}
+		return c.JSON(r)
+	}
 	ctx, cancel := context.WithTimeout(c.Context(), wait)
 	defer cancel()
-	height, at, err := n.await(ctx, id)
+	height, index, err := n.await(ctx, id)
 	if err != nil {
 		if c.Context().Err() != nil {
 			return c.Context().Err()
 		}
 		return err
 	}
-	r, err := n.finalTx(height, at)
+	r, err := n.finalTx(height, index)
 	if err != nil {
 		return err
 	}
 	return c.JSON(r)
 }
 
-// txArg is the transaction that a call names and how long it would wait.
-func txArg(c *sock.Call) (id top.ID, wait time.Duration, err error) {
+// txArg is the transaction that a call names, how long it would wait, and where it is
+// to stand when the call says it: a transaction may stand in several blocks, though it
+// changes something in one at most.
+func txArg(c *sock.Call) (id top.ID, wait time.Duration, at place, err error) {
 	if id, err = top.ParseID(c.Arg("id")); err != nil {
-		return id, 0, err
+		return id, 0, at, err
 	}
-	wait, err = waitArg(c)
-	return id, wait, err
+	if wait, err = waitArg(c); err != nil {
+		return id, 0, at, err
+	}
+	height, err := c.Count("height")
+	if err != nil {
+		return id, 0, at, err
+	}
+	index, err := c.Count("index")
+	if err == nil && index > maxRows {
+		err = top.Errorf(top.Invalid, "index=%d: no block has so many transactions", index)
+	}
+	return id, wait, place{top.Height(height), uint32(index)}, err
 }
 
 func waitArg(c *sock.Call) (time.Duration, error) {
