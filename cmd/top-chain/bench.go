@@ -252,13 +252,30 @@ func (n *benchNet) measure(ctx context.Context, c *tool.Call, p load.Plan) (r be
 	if err := prepare.Wait(); err != nil {
 		return r, err
 	}
-	before, cpu := n.status(ctx), n.usage()
-	held, err := n.held(ctx, p)
+	before, err := n.books(ctx, p)
 	if err != nil {
 		return r, err
 	}
 	c.Info("offering for %s", p.Duration)
-	began := time.Now()
+	results, err := n.drive(ctx, drivers, p.Duration, &r)
+	if err != nil {
+		return r, err
+	}
+	r.Type, r.Rate, r.Validators, r.Drivers, r.Seconds = "bench", p.Rate, len(n.vals), len(drivers), c.Int("seconds")
+	r.Payers, r.Accounts, r.Batch, r.Presigned = p.Accounts*len(drivers), p.All, p.Batch, p.Presign
+	r.Target = c.Int("offer") * p.Batch
+	r.CPU, r.Cores = machine()
+	r.Blocks -= int(before.height)
+	sum := r.add(results, before.feePerByte)
+	if r.SameRoots, err = n.sameRoots(ctx, sum.Last); err != nil {
+		return r, err
+	}
+	return r, n.judge(ctx, p, &r, sum, before)
+}
+
+// drive lets the drivers run, and looks at the nodes when the time is over.
+func (n *benchNet) drive(ctx context.Context, drivers []*driver, d time.Duration, r *benchRecord) ([]load.Result, error) {
+	cpu, began := n.usage(), time.Now()
 	results := make([]load.Result, len(drivers))
 	var run errgroup.Group
 	for i, d := range drivers {
@@ -267,39 +284,40 @@ func (n *benchNet) measure(ctx context.Context, c *tool.Call, p load.Plan) (r be
 			return err
 		})
 	}
-	stop := time.AfterFunc(p.Duration, func() {
-		after := n.usage()
-		r.NodeCPU = int((after - cpu) / time.Since(began).Seconds() * 1000)
-		s := n.status(ctx)
-		r.Blocks = int(s.Height - before.Height)
+	run.Go(func() error {
+		over := time.NewTimer(d)
+		defer over.Stop()
+		select {
+		case <-over.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		r.NodeCPU = int((n.usage() - cpu) / time.Since(began).Seconds() * 1000)
 		r.NodeMiB = n.resident()
+		s, err := n.nodes[0].Status(ctx)
+		r.Blocks = int(s.Height)
+		return err
 	})
-	err = run.Wait()
-	stop.Stop()
+	return results, run.Wait()
+}
+
+// judge compares what the payers have now, and what was burned, with what the verdicts
+// say, to the nano.
+func (n *benchNet) judge(ctx context.Context, p load.Plan, r *benchRecord, sum load.Result, before books) error {
+	after, err := n.books(ctx, p)
 	if err != nil {
-		return r, err
+		return err
 	}
-	r.Type, r.Rate, r.Validators, r.Drivers, r.Seconds = "bench", p.Rate, len(n.vals), len(drivers), c.Int("seconds")
-	r.Payers, r.Accounts, r.Batch, r.Presigned = p.Accounts*len(drivers), p.All, p.Batch, p.Presign
-	r.Target = c.Int("offer") * p.Batch
-	r.CPU, r.Cores = machine()
-	status := n.status(ctx)
-	sum := r.add(results, status.FeePerByte)
-	if r.SameRoots, err = n.sameRoots(ctx, sum.Last); err != nil {
-		return r, err
-	}
-	after, err := n.held(ctx, p)
-	if err != nil {
-		return r, err
-	}
-	burned := n.status(ctx).Burned - before.Burned
-	fees, more := top.Amount(sum.Bytes)*status.FeePerByte, top.Amount(sum.Unsure)*status.FeePerByte
-	spent := held - after
-	r.Conserved = held >= after && spent >= fees && spent <= fees+more && (burned == spent || n.group == nil) // others pay fees on a network that runs
+	burned := after.burned - before.burned
 	if p.Rate == load.Ticks {
-		return r, n.tally(ctx, p, &r, sum.Ticks, after-held+burned)
+		return n.tally(ctx, p, r, sum.Ticks, after.held-before.held+burned)
 	}
-	return r, nil
+	fees := top.Amount(sum.Bytes)*before.feePerByte + sum.Charged
+	r.Conserved = before.held-after.held == fees && (burned == fees || n.group == nil) // others pay fees on a network that runs
+	if !r.Conserved {
+		r.Reason = fmt.Sprintf("the payers had %s and have %s, fees of %s were due, %s were burned", before.held, after.held, fees, burned)
+	}
+	return nil
 }
 
 // add sums up what the drivers saw.
@@ -317,7 +335,7 @@ func (r *benchRecord) add(results []load.Result, feePerByte top.Amount) (sum loa
 		sum.Ticks += d.Ticks
 		sum.Last = max(sum.Last, d.Last)
 		sum.Bytes += d.Bytes
-		sum.Unsure += d.Unsure
+		sum.Charged += d.Charged
 		sum.Size = max(sum.Size, d.Size)
 		cpu += d.CPU
 		sum.Latency.Merge(d.Latency)

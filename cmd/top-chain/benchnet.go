@@ -233,21 +233,37 @@ func (n *benchNet) placed(ctx context.Context, accounts int) error {
 	return err
 }
 
-// held is what the payers hold in all, and the money that stayed with its source;
-// of more accounts than are checked one by one, only what is not on the others.
-func (n *benchNet) held(ctx context.Context, p load.Plan) (sum top.Amount, err error) {
-	s := n.status(ctx)
-	if p.All > exactPayers {
-		return s.Supply - s.Burned, nil
+// books is what the chain says of money at one time.
+type books struct {
+	held       top.Amount // by the payers in all, and by the source of their money
+	burned     top.Amount
+	feePerByte top.Amount
+	height     top.Height
+}
+
+// books waits until every node is as far as the first, for balances are asked of all; of
+// more accounts than are checked one by one, held is only what was not burned.
+func (n *benchNet) books(ctx context.Context, p load.Plan) (b books, err error) {
+	s, err := n.nodes[0].Status(ctx)
+	if err != nil {
+		return b, err
 	}
+	b = books{s.Supply - s.Burned, s.Burned, s.FeePerByte, s.Height}
+	if p.All > exactPayers {
+		return b, nil
+	}
+	if _, err := n.sameRoots(ctx, s.Height-1); err != nil {
+		return b, err
+	}
+	b.held = 0
 	for i := -1; i < p.All; i++ {
 		a, err := n.nodes[(i+1)%len(n.nodes)].Account(ctx, top.Address(load.Key(n.root, i).Public()))
 		if err != nil {
-			return 0, err
+			return b, err
 		}
-		sum += a.Balance
+		b.held += a.Balance
 	}
-	return sum, nil
+	return b, nil
 }
 
 // tally compares what the chain booked over all channels with the ticks that the
@@ -269,14 +285,6 @@ func (n *benchNet) tally(ctx context.Context, p load.Plan, r *benchRecord, ticks
 		r.Reason = cmp.Or(r.Reason, fmt.Sprintf("%d ticks were checked, %d booked, %s earned", ticks, booked, earned))
 	}
 	return nil
-}
-
-func (n *benchNet) status(ctx context.Context) api.ChainStatus {
-	s, err := n.nodes[0].Status(ctx)
-	if err != nil {
-		return api.ChainStatus{}
-	}
-	return s
 }
 
 // sameRoots compares the roots of all nodes at one height after the last that counts.

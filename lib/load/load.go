@@ -68,11 +68,11 @@ type Result struct {
 	InTime  uint64     `json:"in_time"` // final within the duration
 	Ticks   uint64     `json:"ticks"`   // checked by the provider
 	Bytes   uint64     `json:"bytes"`   // of those that were carried out
-	Unsure  uint64     `json:"unsure"`  // bytes of those that failed: who could be repeated pays no fee
+	Charged top.Amount `json:"charged"` // fees of those that failed, as the chain has them: what could be repeated pays none
 	CPU     float64    `json:"cpu"`     // seconds, within the duration
 	Seconds []Second   `json:"seconds"`
 	Latency *Histogram `json:"latency"`
-	Reason  string     `json:"reason,omitempty"` // of the last denied
+	Reason  string     `json:"reason,omitempty"` // of the last that was denied, or failed
 	Size    int        `json:"size"`             // bytes of one transaction
 	Last    top.Height `json:"last"`             // block that was final last
 
@@ -95,17 +95,18 @@ const expiry = 10 * time.Minute
 
 // A Driver is one process that pays.
 type Driver struct {
-	plan Plan
-	keys []keys.Private
-	out  [][]byte // signed before
-	now  func() time.Time
+	plan  Plan
+	keys  []keys.Private
+	until uint64   // expiry of what it signs
+	out   [][]byte // signed before
+	now   func() time.Time
 
-	mu    sync.Mutex
-	sent  []sent      // by transaction
-	ticks *tickDriver // nil at other rates
-	r     Result
-	room  chan struct{}
-	start time.Time
+	mu     sync.Mutex
+	sent   []sent      // by transaction
+	failed []uint64    // transactions that are final and were not carried out
+	ticks  *tickDriver // nil at other rates
+	r      Result
+	start  time.Time
 }
 
 // A sent is when a transaction was due, in milliseconds after the start, and its
@@ -117,7 +118,8 @@ func NewDriver(ctx context.Context, p Plan) (*Driver, error) {
 	if p.Accounts <= 0 || p.All < p.Accounts || p.Duration <= 0 || !slices.Contains(Rates, p.Rate) || p.Rate == Ticks && (p.PerSecond == 0 || p.Accounts < 2) {
 		return nil, top.Errorf(top.Invalid, "not a plan: %+v", p)
 	}
-	d := &Driver{plan: p, now: time.Now, room: make(chan struct{}, 1)}
+	d := &Driver{plan: p, now: time.Now}
+	d.until = uint64(d.now().Add(expiry + p.Duration).Unix())
 	for i := range p.Accounts {
 		d.keys = append(d.keys, Key(p.Seed, p.First+i))
 	}
@@ -152,7 +154,7 @@ func NewDriver(ctx context.Context, p Plan) (*Driver, error) {
 	return d, nil
 }
 
-// make is the nth transaction, signed. Payers take turns; each pays to others of
+// make is the nth transaction, signed: always the same bytes. Payers take turns; each pays to others of
 // the same driver, or a batch to accounts of all.
 func (d *Driver) make(n int) ([]byte, error) {
 	p := &d.plan
@@ -160,7 +162,7 @@ func (d *Driver) make(n int) ([]byte, error) {
 	round := n / p.Accounts
 	t := ledger.Tx{
 		Chain: p.Chain, From: p.Index + uint32(p.First+who), Nonce: p.Nonce + uint64(round),
-		Expiry: uint64(d.now().Add(expiry + p.Duration).Unix()),
+		Expiry: d.until,
 	}
 	if p.Rate == Batched {
 		b := &ledger.Batch{Records: make([]ledger.Record, p.Batch)}
@@ -181,12 +183,20 @@ func (d *Driver) make(n int) ([]byte, error) {
 
 // Run offers what the plan says and returns what became of it.
 func (d *Driver) Run(ctx context.Context) (Result, error) {
+	chain := api.NewChain(sock.Dial(d.plan.Sock, "top-chain serve"))
+	if err := d.pay(ctx, chain); err != nil {
+		return d.r, err
+	}
+	return d.r, d.charged(ctx, chain)
+}
+
+// pay offers what the plan says and hears what becomes of it.
+func (d *Driver) pay(ctx context.Context, chain *api.Chain) error {
 	ctx, cancel := context.WithTimeout(ctx, d.plan.Duration+d.plan.Drain)
 	defer cancel()
-	chain := api.NewChain(sock.Dial(d.plan.Sock, "top-chain serve"))
 	s, err := chain.TxStream(ctx)
 	if err != nil {
-		return Result{}, err
+		return err
 	}
 	defer s.Close()
 	d.r = Result{Latency: new(Histogram), Seconds: make([]Second, int(d.plan.Duration.Seconds()+d.plan.Drain.Seconds())+1)}
@@ -206,7 +216,7 @@ func (d *Driver) Run(ctx context.Context) (Result, error) {
 		err = s.End()
 	}
 	if err != nil {
-		return d.r, err
+		return err
 	}
 	select {
 	case err = <-heard:
@@ -215,9 +225,28 @@ func (d *Driver) Run(ctx context.Context) (Result, error) {
 		<-heard
 		err = nil // what is missing is counted
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.r, err
+	return err
+}
+
+// charged asks the chain what those paid that were not carried out (D3): a verdict does
+// not say it.
+func (d *Driver) charged(ctx context.Context, chain *api.Chain) error {
+	if d.ticks != nil {
+		return nil // claims pay out of what they bring
+	}
+	for _, n := range d.failed {
+		raw, err := d.next(int(n))
+		if err != nil {
+			return err
+		}
+		t, err := chain.Tx(ctx, ledger.ID(raw), time.Minute)
+		if err != nil {
+			return fmt.Errorf("ask for a transaction that failed: %w", err)
+		}
+		d.r.Charged += t.Fee
+		d.r.Reason = t.Message
+	}
+	return nil
 }
 
 // used is the processor time of this process, in seconds.
@@ -338,7 +367,7 @@ func (d *Driver) note(v api.Verdict, now time.Duration) {
 		d.second(now).Final++
 		if v.Code != 0 {
 			r.Failed++
-			r.Unsure += uint64(d.sent[v.Seq].size)
+			d.failed = append(d.failed, v.Seq)
 		} else {
 			r.Bytes += uint64(d.sent[v.Seq].size)
 			if d.ticks != nil {
