@@ -448,7 +448,13 @@ func probeQUIC(t *testing.T, ours, theirs string) {
 		"a push stream":             {anyCert("h3"), "\x00\x03abc", "\x01abc", ""},
 		"a control stream that end": {anyCert("h3"), "\x00\x03abc", "\x00", ""},
 	} {
-		if a, b := knockQUIC(t, ours, tc.conf, tc.first, tc.gram, tc.stream), knockQUIC(t, theirs, tc.conf, tc.first, tc.gram, tc.stream); a != b {
+		// Their answers hold a compressed date: when a second ends between them they are
+		// asked again.
+		a, b := "", "-"
+		for try := 0; a != b && try < 5; try++ {
+			a, b = knockQUIC(t, ours, tc.conf, tc.first, tc.gram, tc.stream), knockQUIC(t, theirs, tc.conf, tc.first, tc.gram, tc.stream)
+		}
+		if a != b {
 			t.Errorf("%s: a carrier says\n%s\na web server\n%s", name, a, b)
 		}
 	}
@@ -479,33 +485,39 @@ func knockQUIC(t *testing.T, addr string, conf *tls.Config, first, gram, stream 
 	settings := make([]byte, 64)
 	n, err := control.Read(settings)
 	said += fmt.Sprintf(" settings %x %v", sortedSettings(settings[:n]), err)
+	answer, err := exchange(c, first, gram, stream)
+	// Of two reasons to end, which comes first is the scheduler's, and how far a prober
+	// has come then.
+	var app *quic.ApplicationError
+	if errors.As(err, &app) && first != "" {
+		return said + " ended"
+	}
+	return said + same(fmt.Appendf(nil, " %x %v", answer, err), addr)
+}
+
+// exchange sends what there is to send, and reads the answer to the request.
+func exchange(c *quic.Conn, first, gram, stream string) ([]byte, error) {
 	if first != "" {
 		u, err := c.OpenUniStream()
 		if err != nil {
-			return said + err.Error()
+			return nil, err
 		}
 		io.WriteString(u, first)
 		u.Close()
 	}
 	if gram != "" {
 		if err := c.SendDatagram([]byte(gram)); err != nil {
-			return said + err.Error()
+			return nil, err
 		}
 	}
 	s, err := c.OpenStream()
 	if err != nil {
-		return said + err.Error()
+		return nil, err
 	}
 	io.WriteString(s, stream)
 	s.Close()
 	s.SetReadDeadline(time.Now().Add(20 * time.Second))
-	answer, err := io.ReadAll(s)
-	// Of two reasons to end, which comes first is the scheduler's.
-	var app *quic.ApplicationError
-	if errors.As(err, &app) && first != "" {
-		return said + " ended"
-	}
-	return said + same(fmt.Appendf(nil, " %x %v", answer, err), addr)
+	return io.ReadAll(s)
 }
 
 // sortedSettings puts the pairs of a SETTINGS frame of small numbers into an order,
