@@ -515,12 +515,12 @@ func TestReceiptsStayShort(t *testing.T) {
 	alice.sent(bob, "one", "text", "delivered")
 	carol.sent(bob, "one", "text", "delivered")
 	p := r.d.provider
-	newest := func() map[top.SessionID]string {
-		all := map[top.SessionID]string{}
+	newest := func() map[top.SessionID]top.Count {
+		all := map[top.SessionID]top.Count{}
 		must(t, home.EachLine(p.receipts.Path(), func(line []byte) error {
 			var rec receipt.Record
 			must(t, json.Unmarshal(line, &rec))
-			all[rec.Session] = string(line)
+			all[rec.Session] = rec.Units
 			return nil
 		}))
 		return all
@@ -536,7 +536,13 @@ func TestReceiptsStayShort(t *testing.T) {
 		must(t, p.sayReceipts())
 		must(t, p.receipts.Cut())
 	}
-	if got := newest(); !maps.Equal(got, want) {
+	got := newest()
+	for session, units := range want { // an answer of alice's may have been paid meanwhile
+		if got[session] < units {
+			t.Errorf("%d units, before %d", got[session], units)
+		}
+	}
+	if len(got) != len(want) {
 		t.Errorf("%v, before %v", got, want)
 	}
 	n := 0
