@@ -41,6 +41,7 @@ type purse struct {
 	flushed time.Time
 	begged  time.Time // when the exit was last asked what it has of ours
 	over    bool
+	moves   bool // another session is being opened: the exit ends this one
 
 	paid chan struct{} // ticks went out: a voucher may be due
 }
@@ -59,6 +60,8 @@ const (
 
 // begin opens a session on a channel with room, and returns when the exit carries.
 func (w *purse) begin(ctx context.Context) error {
+	w.moving(true)
+	defer w.moving(false)
 	w.settle()
 	ch, err := w.c.channel(ctx, w.t.to, top.ID{})
 	if err != nil {
@@ -89,6 +92,14 @@ func (w *purse) begin(ctx context.Context) error {
 		return w.start(ctx, within, payer, p, a)
 	}
 	return top.Errorf(top.Failed, "exit %s shows nothing that another session could follow", w.t.to.name)
+}
+
+// moving says whether another session is being opened. The exit ends the one before when
+// it accepts it, and may say so before we have its answer.
+func (w *purse) moving(yes bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.moves = yes
 }
 
 // settle notes what the session came to that ends, and ticks its last units.
@@ -123,7 +134,6 @@ func (w *purse) ackedLocked() uint64 {
 func newPaying() *paying {
 	p := &paying{}
 	rand.Read(p.id[:])
-	p.gate.limit.Store(firstCredit)
 	return p
 }
 
@@ -154,13 +164,15 @@ func (w *purse) start(ctx context.Context, ch channelState, payer *session.Payer
 	w.t.mu.Lock()
 	w.t.terms = a
 	w.t.mu.Unlock()
-	if w.t.cur.Load() != nil { // the exit counts for the new one since it accepted it
+	if old := w.t.cur.Load(); old != nil { // the exit counts for the new one since it accepted it
 		w.t.cur.Store(p)
+		p.gate.follow(&old.gate)
 	}
 	if err := w.renew(ctx); err != nil {
 		return err
 	}
 	w.t.cur.Store(p)
+	w.t.release(p, p.gate.raise(firstCredit))
 	return nil
 }
 
@@ -395,7 +407,7 @@ func (w *purse) flushDue(now time.Time) bool {
 func (w *purse) ended() (bool, string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.over, w.why
+	return w.over && !w.moves, w.why
 }
 
 // tick acknowledges what came and what the exit has; all of it, however little, when

@@ -241,6 +241,7 @@ func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error
 	acct.sessions[t.Session], acct.begun = s, acct.begun+1
 	e.accounts[t.Channel] = acct
 	if old := s.peer.sess.Swap(s); old != nil {
+		s.gate.follow(&old.gate)
 		e.end(old, "another session of the same client began")
 		s.peer.sess.Store(s)
 	}

@@ -102,6 +102,21 @@ func (s *shaper) raise(limit uint64) (free [][]byte) {
 // stop takes the credit away: nothing passes until raise.
 func (s *shaper) stop() { s.limit.Store(0) }
 
+// follow makes a shaper go on where another of the same pool ends: what waits there
+// waits here, before what came here since.
+func (s *shaper) follow(old *shaper) {
+	old.stop()
+	old.mu.Lock()
+	queue, n := old.queue, old.bytes
+	old.queue, old.bytes, old.over = nil, 0, true
+	old.some.Store(true) // nothing passes by
+	old.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue, s.bytes = append(queue, s.queue...), s.bytes+n
+	s.some.Store(len(s.queue) > 0)
+}
+
 // shut ends it: what waits is dropped, and nothing waits or passes any more.
 func (s *shaper) shut() {
 	s.stop()

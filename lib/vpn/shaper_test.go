@@ -67,3 +67,54 @@ func TestASessionThatEndsHoldsNothing(t *testing.T) {
 		t.Errorf("a session that is over holds %d bytes", n)
 	}
 }
+
+// TestWhatWaitsGoesOnInTheNextSession: a session that takes over from another of the same
+// client sends what waited there, first and whole, and TCP notices nothing.
+func TestWhatWaitsGoesOnInTheNextSession(t *testing.T) {
+	t.Parallel()
+	w, x, alice := rides(t)
+	r := alice.ride(x)
+	r.begun(r.channel(1 << 30))
+	to := r.at4()
+	down := make([]byte, 1200)
+	down[0] = 0x45
+	copy(down[16:20], to.AsSlice())
+	for range 300 { // 256 KiB go, the rest waits
+		x.exit.Out([][]byte{down}, []int{len(down)}, 0)
+	}
+	w.until("packets wait", func() bool { return x.exit.held.Load() > 80_000 })
+	waits := x.exit.held.Load()
+	r.payer = nil
+	r.begun(r.channel(1 << 30))
+	// The voucher of the new session lets 256 KiB pass, which is more than waited.
+	w.until("they went", func() bool { return x.exit.held.Load() == 0 })
+	if m := r.stated(); int64(m.Down) != waits {
+		t.Errorf("%d bytes waited, %d went in the next session", waits, m.Down)
+	}
+	for _, m := range x.meters() {
+		if m.State != "over" && m.Session != r.id {
+			t.Errorf("session %s is %s", m.Session, m.State)
+		}
+	}
+}
+
+func TestAShaperFollowsAnother(t *testing.T) {
+	t.Parallel()
+	var pool atomic.Int64
+	old, next := &shaper{pool: &pool}, &shaper{pool: &pool}
+	old.hold([]byte{1})
+	old.hold([]byte{2, 2})
+	next.hold([]byte{3})
+	next.follow(old)
+	old.hold([]byte{4}) // by who had no word of it
+	if old.pass(0) || old.held() != 0 || next.held() != 4 || next.pass(0) || pool.Load() != 4 {
+		t.Errorf("%d bytes wait at the old one, %d at the next, %d in all", old.held(), next.held(), pool.Load())
+	}
+	free := next.raise(3)
+	if len(free) != 2 || free[0][0] != 1 || free[1][0] != 2 || next.held() != 1 {
+		t.Errorf("%v go first", free)
+	}
+	if free = next.raise(4); len(free) != 1 || free[0][0] != 3 || !next.pass(0) || pool.Load() != 0 {
+		t.Errorf("%v goes last, %d bytes are left", free, pool.Load())
+	}
+}
