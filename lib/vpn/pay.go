@@ -72,7 +72,7 @@ func (w *purse) begin(ctx context.Context) error {
 		within := w.c.bounded(ch)
 		payer := session.NewPayer(session.PayerConfig{
 			Chain: w.c.chain, Channel: ch.Channel, Payer: ch.Payer, Node: w.t.to.node, Cap: within.Cap, Expiry: ch.Expiry,
-			Draw: draw, Paid: ch.Paid, After: ch.Seq, Renew: renewAt,
+			Draw: draw, Paid: ch.Paid, After: ch.Seq, Renew: renewAfter(time.Duration(w.t.rtt.Load())),
 		})
 		if err := payer.Recover(claims...); err != nil {
 			return fmt.Errorf("exit %s shows what we did not sign: %w", w.t.to.name, err)
