@@ -2,8 +2,7 @@ package main
 
 import (
 	"top/lib/api"
-	"top/lib/home"
-	"top/lib/sock"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 )
@@ -28,33 +27,14 @@ func sockFlag() tool.Flag {
 	return tool.Flag{Name: "sock", Help: "the chain daemon's socket (default HOME/run/chain.sock)"}
 }
 
-func homeOf(c *tool.Call) (home.Dir, error) { return home.Of(c.String("home"), c.Getenv) }
-
-func sockOf(c *tool.Call) (string, error) {
-	if s := c.String("sock"); s != "" {
-		return s, nil
-	}
-	dir, err := homeOf(c)
-	if err != nil {
-		return "", err
-	}
-	return dir.Sock("chain")
-}
-
 // dial is a client of the daemon that --sock or --home names.
 func dial(c *tool.Call) (*api.Chain, error) {
-	path, err := sockOf(c)
+	s, err := daemon.Dial(c, "sock", "chain", "top-chain serve")
 	if err != nil {
 		return nil, err
 	}
-	return api.NewChain(sock.Dial(path, "top-chain serve")), nil
+	return api.NewChain(s), nil
 }
 
 // addressArg reads an operand that is an address or a contact's name.
-func addressArg(c *tool.Call, i int) (top.Address, error) {
-	dir, err := homeOf(c)
-	if err != nil {
-		return top.Address{}, err
-	}
-	return home.Resolve(dir, c.Arg(i))
-}
+func addressArg(c *tool.Call, i int) (top.Address, error) { return daemon.Resolve(c, c.Arg(i)) }

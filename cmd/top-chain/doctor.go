@@ -4,38 +4,34 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"top/lib/api"
 	"top/lib/chain"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/tool"
 	"top/lib/top"
 )
 
 func doctor(ctx context.Context, c *tool.Call) ([]tool.Check, error) {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return nil, err
 	}
 	checks := []tool.Check{checkHome(dir), checkKey(dir), checkDisk(dir)}
-	path, err := dir.Sock("chain")
-	if err != nil {
-		return append(checks, tool.Check{Name: "socket", State: tool.Bad, Detail: err.Error(), Fix: "choose a shorter --home"}), nil
-	}
 	node, err := dial(c)
 	if err != nil {
-		return nil, err
+		return append(checks, tool.Check{Name: "socket", State: tool.Bad, Detail: err.Error(), Fix: "choose a shorter --home"}), nil
 	}
 	s, err := node.Status(ctx)
 	if err != nil {
 		return append(checks, tool.Check{
-			Name: "daemon", State: tool.Bad, Detail: "no answer on " + path, Fix: fmt.Sprintf("top-chain serve --home %s", dir),
+			Name: "daemon", State: tool.Bad, Detail: err.Error(), Fix: fmt.Sprintf("top-chain serve --home %s", dir),
 		}), nil
 	}
 	return append(checks,
 		tool.Check{Name: "daemon", State: tool.OK, Detail: fmt.Sprintf("%s of %s, version %s", s.Role, s.Chain, s.Version)},
-		checkHead(s), checkClock(s), checkPeers(s)), nil
+		checkHead(s), daemon.CheckClock(s), checkPeers(s)), nil
 }
 
 func checkHome(dir home.Dir) tool.Check {
@@ -62,14 +58,11 @@ func checkKey(dir home.Dir) tool.Check {
 // lowDisk is the free space below which doctor warns.
 const lowDisk = 1 << 30
 
+// checkDisk warns: the node itself stops before its disk is full.
 func checkDisk(dir home.Dir) tool.Check {
-	free, err := home.Free(string(dir))
-	if err != nil {
-		return tool.Check{Name: "disk", State: tool.Warn, Detail: err.Error(), Fix: fmt.Sprintf("top-chain init --home %s", dir)}
-	}
-	k := tool.Check{Name: "disk", State: tool.OK, Detail: fmt.Sprintf("%d MiB free at %s", free>>20, dir)}
-	if free < lowDisk {
-		k.State, k.Fix = tool.Warn, "free some space: a node stops when its disk is nearly full (serve --min-free)"
+	k := daemon.CheckDisk(dir, lowDisk, "a node stops when its disk is nearly full (serve --min-free)")
+	if k.State == tool.Bad {
+		k.State = tool.Warn
 	}
 	return k
 }
@@ -87,16 +80,6 @@ func checkHead(s api.ChainStatus) tool.Check {
 		k.Fix = "see whether two thirds of the validators are up, and this clock is right: date -u"
 	}
 	return k
-}
-
-// maxSkew is how far this clock may be behind the chain's.
-const maxSkew = 5 * time.Second
-
-func checkClock(s api.ChainStatus) tool.Check {
-	if ahead := time.Until(s.Time.Time); ahead > maxSkew {
-		return tool.Check{Name: "clock", State: tool.Bad, Detail: fmt.Sprintf("the chain is %s ahead of this machine", ahead.Round(time.Second)), Fix: "set the clock: timedatectl set-ntp true"}
-	}
-	return tool.Check{Name: "clock", State: tool.OK, Detail: "not behind the chain"}
 }
 
 func checkPeers(s api.ChainStatus) tool.Check {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"top/lib/chain"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/ledger"
 	"top/lib/tool"
@@ -59,7 +60,7 @@ type initRecord struct {
 }
 
 func runInit(_ context.Context, c *tool.Call) error {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"top/lib/chain"
+	"top/lib/daemon"
 	"top/lib/explorer"
 	"top/lib/home"
 	"top/lib/tool"
@@ -43,7 +44,7 @@ that it had.`,
 }
 
 func serve(ctx context.Context, c *tool.Call) error {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/chain"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/ledger"
 	"top/lib/tool"
@@ -31,7 +32,7 @@ reads it: top-wallet validator. Nothing of the key itself is in it.`,
 			if err != nil {
 				return err
 			}
-			dir, err := homeOf(c)
+			dir, err := daemon.Home(c)
 			if err != nil {
 				return err
 			}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"top/lib/chain"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 )
@@ -24,7 +25,7 @@ differs. The node must not run.`,
 }
 
 func verify(ctx context.Context, c *tool.Call) error {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}

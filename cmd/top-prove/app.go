@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/receipt"
-	"top/lib/sock"
 	"top/lib/tool"
 	"top/lib/top"
 )
@@ -22,28 +21,8 @@ func app() tool.App {
 Daemons append theirs to TOP_HOME/receipts; these commands read them there, or from
 standard input, and need no daemon. Only trace asks the chain.`,
 		Verbs:  []tool.Verb{receiptsVerb(), verifyVerb(), traceVerb()},
-		Doctor: doctor, DoctorFlags: []tool.Flag{chainSockFlag()},
+		Doctor: doctor, DoctorFlags: []tool.Flag{daemon.ChainFlag()},
 	}
-}
-
-func chainSockFlag() tool.Flag {
-	return tool.Flag{Name: "chain-sock", Help: "the chain daemon's socket (default HOME/run/chain.sock)"}
-}
-
-func homeOf(c *tool.Call) (home.Dir, error) { return home.Of(c.String("home"), c.Getenv) }
-
-func dialChain(c *tool.Call) (*api.Chain, error) {
-	path := c.String("chain-sock")
-	if path == "" {
-		dir, err := homeOf(c)
-		if err != nil {
-			return nil, err
-		}
-		if path, err = dir.Sock("chain"); err != nil {
-			return nil, err
-		}
-	}
-	return api.NewChain(sock.Dial(path, "top-chain serve")), nil
 }
 
 // A line is a receipt as it stands in a log.
@@ -101,7 +80,7 @@ func logs(dir home.Dir, fn func(line) error) error {
 }
 
 func doctor(ctx context.Context, c *tool.Call) ([]tool.Check, error) {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +92,7 @@ func doctor(ctx context.Context, c *tool.Call) ([]tool.Check, error) {
 		k.State, k.Fix = tool.Warn, "use or provide a service: top-relay serve"
 	}
 	h := tool.Check{Name: "chain", State: tool.OK, Detail: "answers (only trace asks it)"}
-	chain, err := dialChain(c)
+	chain, err := daemon.Chain(c)
 	if err == nil {
 		_, err = chain.Status(ctx)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/receipt"
 	"top/lib/tool"
@@ -37,7 +38,7 @@ earned and those that it paid. A newer receipt of a session says all that an old
 }
 
 func receipts(ctx context.Context, c *tool.Call) error {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}

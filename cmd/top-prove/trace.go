@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/pipe"
 	"top/lib/receipt"
@@ -23,7 +24,7 @@ func traceVerb() tool.Verb {
 its channel, and the block that holds it. A receipt that is good and not claimed yet is
 "pending". Exit 1 when a layer fails, 3 when there is no such receipt.`,
 		Args:     []tool.Arg{{Name: "RECEIPT", Help: "a receipt's id or its session, a file with one receipt record, or - for stdin"}},
-		Flags:    []tool.Flag{chainSockFlag()},
+		Flags:    []tool.Flag{daemon.ChainFlag()},
 		Records:  []string{"trace"},
 		Examples: []string{"top-prove trace 5f0c…", "top-prove receipts --json | head -n 1 | top-prove trace -"},
 		Run:      trace,
@@ -45,7 +46,7 @@ type step struct {
 var errPending = errors.New("pending")
 
 func trace(ctx context.Context, c *tool.Call) error {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}
@@ -188,7 +189,7 @@ func (t *tracer) receipt(context.Context) error {
 
 // claim looks for what the chain paid for the channel.
 func (t *tracer) claim(ctx context.Context) error {
-	chain, err := dialChain(t.c)
+	chain, err := daemon.Chain(t.c)
 	if err != nil {
 		return err
 	}

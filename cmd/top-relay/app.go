@@ -2,10 +2,8 @@ package main
 
 import (
 	"top/lib/api"
-	"top/lib/home"
-	"top/lib/sock"
+	"top/lib/daemon"
 	"top/lib/tool"
-	"top/lib/top"
 )
 
 func app() tool.App {
@@ -25,7 +23,7 @@ address is wanted, the name of a contact will do ("top-wallet contact add").`,
 			peersVerb(), routesVerb(), statusVerb(),
 		},
 		Doctor:      doctor,
-		DoctorFlags: []tool.Flag{sockFlag(), chainSockFlag(), walletSockFlag()},
+		DoctorFlags: []tool.Flag{sockFlag(), daemon.ChainFlag(), daemon.WalletFlag()},
 	}
 }
 
@@ -33,61 +31,11 @@ func sockFlag() tool.Flag {
 	return tool.Flag{Name: "sock", Help: "the messaging agent's socket (default HOME/run/relay.sock)"}
 }
 
-func chainSockFlag() tool.Flag {
-	return tool.Flag{Name: "chain-sock", Help: "the chain daemon's socket (default HOME/run/chain.sock)"}
-}
-
-func walletSockFlag() tool.Flag {
-	return tool.Flag{Name: "wallet-sock", Help: "the wallet agent's socket (default HOME/run/wallet.sock)"}
-}
-
-func homeOf(c *tool.Call) (home.Dir, error) { return home.Of(c.String("home"), c.Getenv) }
-
-func dial(c *tool.Call, flag, name, start string) (*sock.Client, error) {
-	if s := c.String(flag); s != "" {
-		return sock.Dial(s, start), nil
-	}
-	dir, err := homeOf(c)
-	if err != nil {
-		return nil, err
-	}
-	path, err := dir.Sock(name)
-	if err != nil {
-		return nil, err
-	}
-	return sock.Dial(path, start), nil
-}
-
 // dialRelay is a client of the messaging agent.
 func dialRelay(c *tool.Call) (*api.Relay, error) {
-	s, err := dial(c, "sock", "relay", "top-relay serve")
+	s, err := daemon.Dial(c, "sock", "relay", "top-relay serve")
 	if err != nil {
 		return nil, err
 	}
 	return api.NewRelay(s), nil
-}
-
-func dialChain(c *tool.Call) (*api.Chain, error) {
-	s, err := dial(c, "chain-sock", "chain", "top-chain serve")
-	if err != nil {
-		return nil, err
-	}
-	return api.NewChain(s), nil
-}
-
-func dialWallet(c *tool.Call) (*api.Wallet, error) {
-	s, err := dial(c, "wallet-sock", "wallet", "top-wallet agent")
-	if err != nil {
-		return nil, err
-	}
-	return api.NewWallet(s), nil
-}
-
-// resolve reads an address or a contact's name.
-func resolve(c *tool.Call, s string) (top.Address, error) {
-	dir, err := homeOf(c)
-	if err != nil {
-		return top.Address{}, err
-	}
-	return home.Resolve(dir, s)
 }

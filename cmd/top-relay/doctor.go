@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/tool"
 )
@@ -15,69 +15,13 @@ import (
 const lowDisk = 256 << 20
 
 func doctor(ctx context.Context, c *tool.Call) ([]tool.Check, error) {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return nil, err
 	}
-	checks := []tool.Check{checkNodeKey(dir), checkDisk(dir), checkChain(ctx, c), checkBudget(ctx, c)}
+	checks := []tool.Check{daemon.CheckNodeKey(dir), daemon.CheckDisk(dir, lowDisk, "nothing is taken below 64 MiB"),
+		daemon.CheckChain(ctx, c), daemon.CheckBudget(ctx, c, "relay", "nothing can be sent")}
 	return append(checks, checkAgent(ctx, c, dir)...), nil
-}
-
-func checkNodeKey(dir home.Dir) tool.Check {
-	if _, err := home.NodeKey(dir, ""); err != nil {
-		return tool.Check{Name: "node key", State: tool.Bad, Detail: err.Error(), Fix: "top-wallet new, or top-wallet import"}
-	}
-	return tool.Check{Name: "node key", State: tool.OK, Detail: "here"}
-}
-
-func checkDisk(dir home.Dir) tool.Check {
-	free, err := home.Free(string(dir))
-	if err != nil {
-		return tool.Check{Name: "disk", State: tool.Bad, Detail: err.Error()}
-	}
-	k := tool.Check{Name: "disk", State: tool.OK, Detail: fmt.Sprintf("%d MiB free", free>>20)}
-	if free < lowDisk {
-		k.State, k.Fix = tool.Bad, "free some space: nothing is taken below 64 MiB"
-	}
-	return k
-}
-
-func checkChain(ctx context.Context, c *tool.Call) tool.Check {
-	k := tool.Check{Name: "chain", State: tool.Bad, Fix: "top-chain serve"}
-	chain, err := dialChain(c)
-	if err != nil {
-		k.Detail = err.Error()
-		return k
-	}
-	s, err := chain.Status(ctx)
-	switch {
-	case err != nil:
-		k.Detail = err.Error()
-	case s.Stale:
-		k.Detail, k.Fix = fmt.Sprintf("block %s is older than 60 s", s.Height), "top-chain doctor"
-	case time.Until(s.Time.Time) > 5*time.Second:
-		k.Detail, k.Fix = "the clock is behind the chain", "timedatectl set-ntp true"
-	default:
-		k.State, k.Detail, k.Fix = tool.OK, fmt.Sprintf("%s, %s, block %s", s.Chain, s.Role, s.Height), ""
-	}
-	return k
-}
-
-func checkBudget(ctx context.Context, c *tool.Call) tool.Check {
-	k := tool.Check{Name: "budget", State: tool.Warn, Detail: "none for relay: nothing can be sent", Fix: "top-wallet budget set --service relay --per-day 1"}
-	w, err := dialWallet(c)
-	if err == nil {
-		err = w.Budgets(ctx, func(b api.Budget) error {
-			if b.Service == "relay" {
-				k.State, k.Detail, k.Fix = tool.OK, fmt.Sprintf("%s TOP a day for relay, %s spent", b.PerDay, b.Spent), ""
-			}
-			return nil
-		})
-	}
-	if err != nil {
-		k.State, k.Detail, k.Fix = tool.Bad, err.Error(), "top-wallet agent"
-	}
-	return k
 }
 
 func checkAgent(ctx context.Context, c *tool.Call, dir home.Dir) []tool.Check {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 )
@@ -34,7 +35,7 @@ func history(ctx context.Context, c *tool.Call) error {
 	}
 	var with top.Address
 	if s := c.String("with"); s != "" {
-		if with, err = resolve(c, s); err != nil {
+		if with, err = daemon.Resolve(c, s); err != nil {
 			return err
 		}
 	}
@@ -97,7 +98,7 @@ func judgeVerb(name, state, summary, doc string) tool.Verb {
 			if err != nil {
 				return err
 			}
-			who, err := resolve(c, c.Arg(0))
+			who, err := daemon.Resolve(c, c.Arg(0))
 			if err != nil {
 				return err
 			}
@@ -138,7 +139,7 @@ func routesVerb() tool.Verb {
 			}
 			var to top.Address
 			if s := c.String("to"); s != "" {
-				if to, err = resolve(c, s); err != nil {
+				if to, err = daemon.Resolve(c, s); err != nil {
 					return err
 				}
 			}

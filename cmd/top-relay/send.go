@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 )
@@ -45,7 +46,7 @@ func send(ctx context.Context, c *tool.Call) error {
 	if c.String("to") == "" {
 		return top.Errorf(top.Usage, "to whom? (--to ADDRESS or a contact's name)")
 	}
-	to, err := resolve(c, c.String("to"))
+	to, err := daemon.Resolve(c, c.String("to"))
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/relay"
 	"top/lib/tool"
@@ -34,7 +35,7 @@ each circuit: enough to punch a hole, for which both ends have to --listen.`,
 			{Name: "quota", Help: "most that is held for others, in bytes or with K, M, G", Default: "10G"},
 			{Name: "cap", Kind: tool.Amount, Help: "TOP locked in a channel to a relay that is paid", Default: "0.5"},
 			{Name: "node-key", Help: "the node's key (default HOME/keys/node.key)"},
-			{Name: "sock", Help: "where to answer (default HOME/run/relay.sock)"}, chainSockFlag(), walletSockFlag(),
+			{Name: "sock", Help: "where to answer (default HOME/run/relay.sock)"}, daemon.ChainFlag(), daemon.WalletFlag(),
 		},
 		Examples: []string{"top-relay serve", "top-relay serve --provide --listen /ip4/0.0.0.0/tcp/7001 --listen /ip4/0.0.0.0/udp/7001/quic-v1"},
 		Run:      serve,
@@ -42,7 +43,7 @@ each circuit: enough to punch a hole, for which both ends have to --listen.`,
 }
 
 func serve(ctx context.Context, c *tool.Call) error {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}
@@ -63,10 +64,10 @@ func serve(ctx context.Context, c *tool.Call) error {
 		}
 		cfg.Relays = append(cfg.Relays, id)
 	}
-	if cfg.Chain, err = dialChain(c); err != nil {
+	if cfg.Chain, err = daemon.Chain(c); err != nil {
 		return err
 	}
-	if cfg.Wallet, err = dialWallet(c); err != nil {
+	if cfg.Wallet, err = daemon.Wallet(c); err != nil {
 		return err
 	}
 	d, err := relay.New(cfg)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 )
@@ -43,7 +44,7 @@ the message's id, before its record is printed.`,
 				w.box = "requests"
 			}
 			if s := c.String("from"); s != "" {
-				if w.from, err = resolve(c, s); err != nil {
+				if w.from, err = daemon.Resolve(c, s); err != nil {
 					return err
 				}
 			}

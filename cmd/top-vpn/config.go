@@ -10,6 +10,7 @@ import (
 	"rsc.io/qr"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 	"top/lib/vpn"
@@ -32,7 +33,7 @@ at a time with "top-vpn lend".`,
 			{Name: "key", Help: "the client's public key, where it made its own: the private key then stands nowhere here"},
 			{Name: "qr", Kind: tool.Bool, Help: "print a QR code for the terminal instead"},
 			{Name: "output", Short: "o", Help: "write to this file, readable by its owner alone"},
-			chainSockFlag(), walletSockFlag(),
+			daemon.ChainFlag(), daemon.WalletFlag(),
 		},
 		Records: []string{"vpn-peer"},
 		Examples: []string{
@@ -134,7 +135,7 @@ it is interrupted, or the channel is used up.`,
 			{Name: "cap", Kind: tool.Amount, Help: "TOP locked in a channel that is opened", Default: "0.5"},
 			{Name: "for", Kind: tool.Duration, Help: "how long it lasts", Default: "30d"},
 			{Name: "once", Kind: tool.Bool, Help: "look once, pay if it is time, and end"},
-			chainSockFlag(), walletSockFlag(),
+			daemon.ChainFlag(), daemon.WalletFlag(),
 		},
 		Records: []string{"vpn-peer"}, Examples: []string{"top-vpn lend --exit exit1 --key KEY --channel CHANNEL --step 0.01"},
 		Run: lend,
@@ -185,12 +186,12 @@ func lendConfig(c *tool.Call) (cfg vpn.LendConfig, err error) {
 		return cfg, top.Errorf(top.Usage, "which exit? (--exit NAME; look: top-vpn exits)")
 	}
 	cfg.Exit = c.String("exit")
-	if cfg.Home, err = homeOf(c); err != nil {
+	if cfg.Home, err = daemon.Home(c); err != nil {
 		return cfg, err
 	}
-	if cfg.Chain, err = dialChain(c); err != nil {
+	if cfg.Chain, err = daemon.Chain(c); err != nil {
 		return cfg, err
 	}
-	cfg.Wallet, err = dialWallet(c)
+	cfg.Wallet, err = daemon.Wallet(c)
 	return cfg, err
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 	"top/lib/vpn"
@@ -111,15 +112,15 @@ this home saw of it: 50 for a stranger, more for sessions that carried, less for
 that broke. Region and capacity are its operator's word.`,
 		Flags: []tool.Flag{
 			{Name: "no-look", Kind: tool.Bool, Help: "only what the registry says: nobody is asked"},
-			{Name: "max-price", Kind: tool.Amount, Help: "TOP for 64 KiB, at most"}, chainSockFlag(),
+			{Name: "max-price", Kind: tool.Amount, Help: "TOP for 64 KiB, at most"}, daemon.ChainFlag(),
 		},
 		Records: []string{"exit"}, Examples: []string{"top-vpn exits", `top-vpn exits --json | grep '"region":"de"' | top-vpn up --socks 127.0.0.1:1080 --via -`},
 		Run: func(ctx context.Context, c *tool.Call) error {
-			dir, err := homeOf(c)
+			dir, err := daemon.Home(c)
 			if err != nil {
 				return err
 			}
-			chain, err := dialChain(c)
+			chain, err := daemon.Chain(c)
 			if err != nil {
 				return err
 			}

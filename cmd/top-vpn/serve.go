@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/tool"
 	"top/lib/top"
@@ -53,7 +54,7 @@ Register what it offers and where it is (the addresses are in "top-vpn status"):
 			{Name: "peers", Kind: tool.Int, Help: "clients at once (default 1024)"},
 			{Name: "allow-loopback", Kind: tool.Bool, Help: "serve this machine's own addresses too: for tests; every status shows it"},
 			{Name: "node-key", Help: "the node's key (default HOME/keys/node.key)"},
-			{Name: "sock", Help: "where to answer (default HOME/run/vpn.sock)"}, chainSockFlag(),
+			{Name: "sock", Help: "where to answer (default HOME/run/vpn.sock)"}, daemon.ChainFlag(),
 		},
 		Examples: []string{
 			"top-vpn serve --provide --listen vpn.example.org:51820 --region de",
@@ -70,7 +71,7 @@ func serve(ctx context.Context, c *tool.Call) error {
 	if err := checkServe(c); err != nil {
 		return err
 	}
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}
@@ -100,7 +101,7 @@ func serve(ctx context.Context, c *tool.Call) error {
 		}
 		cfg.Resolver = append(cfg.Resolver, a)
 	}
-	if cfg.Chain, err = dialChain(c); err != nil {
+	if cfg.Chain, err = daemon.Chain(c); err != nil {
 		return err
 	}
 	e, err := vpn.NewExit(cfg)

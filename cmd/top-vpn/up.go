@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 	"top/lib/vpn"
@@ -54,7 +55,7 @@ names them. --spare-none closes that too, and wants a channel that is open.`,
 			{Name: "allow-lan", Kind: tool.Bool, Help: "reach private addresses beside the tunnel"},
 			{Name: "spare-none", Kind: tool.Bool, Help: "nothing beside the tunnel, not even to the chain daemon's peers"},
 			{Name: "no-kill-switch", Kind: tool.Bool, Help: "let packets out while the tunnel is down"},
-			sockFlag(), chainSockFlag(), walletSockFlag(),
+			sockFlag(), daemon.ChainFlag(), daemon.WalletFlag(),
 		},
 		Examples: []string{
 			"top-vpn up --socks 127.0.0.1:1080 & curl -x socks5h://127.0.0.1:1080 https://example.org",
@@ -67,7 +68,7 @@ names them. --spare-none closes that too, and wants a channel that is open.`,
 }
 
 func up(ctx context.Context, c *tool.Call) error {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}
@@ -94,10 +95,10 @@ func up(ctx context.Context, c *tool.Call) error {
 	case cfg.Socks == "" && cfg.TUN == "":
 		cfg.TUN = "top0"
 	}
-	if cfg.Chain, err = dialChain(c); err != nil {
+	if cfg.Chain, err = daemon.Chain(c); err != nil {
 		return err
 	}
-	if cfg.Wallet, err = dialWallet(c); err != nil {
+	if cfg.Wallet, err = daemon.Wallet(c); err != nil {
 		return err
 	}
 	v, err := vpn.NewClient(cfg)

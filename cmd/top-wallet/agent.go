@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"time"
 
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/tool"
 	"top/lib/top"
@@ -18,10 +18,10 @@ func agentVerb() tool.Verb {
 		Name: "agent", Summary: "hold the unlocked key and sign for the other daemons", Serve: true,
 		Doc: `Runs in the foreground until SIGINT or SIGTERM. It sees payments through that an
 earlier run began, and signs vouchers within budgets ("top-wallet budget").`,
-		Flags:    append(tool.PassphraseFlags(), tool.Flag{Name: "sock", Help: "where to answer (default HOME/run/wallet.sock)"}, chainSockFlag()),
+		Flags:    append(tool.PassphraseFlags(), tool.Flag{Name: "sock", Help: "where to answer (default HOME/run/wallet.sock)"}, daemon.ChainFlag()),
 		Examples: []string{"top-wallet agent", "top-wallet agent --passphrase-fd 3 3< pass"},
 		Run: func(ctx context.Context, c *tool.Call) error {
-			dir, err := homeOf(c)
+			dir, err := daemon.Home(c)
 			if err != nil {
 				return err
 			}
@@ -37,7 +37,7 @@ earlier run began, and signs vouchers within budgets ("top-wallet budget").`,
 				return err
 			}
 			debug.FreeOSMemory() // opening the key took 128 MiB (scrypt)
-			chain, err := dialChain(c)
+			chain, err := daemon.Chain(c)
 			if err != nil {
 				return err
 			}
@@ -51,7 +51,7 @@ earlier run began, and signs vouchers within budgets ("top-wallet budget").`,
 }
 
 func doctor(ctx context.Context, c *tool.Call) ([]tool.Check, error) {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func doctor(ctx context.Context, c *tool.Call) ([]tool.Check, error) {
 	if err != nil {
 		return []tool.Check{{Name: "wallet", State: tool.Bad, Detail: err.Error(), Fix: fmt.Sprintf("top-wallet new --home %s", dir)}}, nil
 	}
-	checks := []tool.Check{{Name: "wallet", State: tool.OK, Detail: id.Address.String()}, checkKey(dir), checkNodeKey(dir), checkDisk(dir)}
+	checks := []tool.Check{{Name: "wallet", State: tool.OK, Detail: id.Address.String()}, checkKey(dir), checkNodeKey(dir), daemon.CheckDisk(dir, lowDisk, "nothing is signed that cannot be written down first")}
 	return append(append(checks, checkChain(ctx, c, dir, id)...), checkAgent(ctx, c, dir, id)), nil
 }
 
@@ -84,24 +84,12 @@ func checkNodeKey(dir home.Dir) tool.Check {
 // lowDisk is the free space below which doctor warns.
 const lowDisk = 64 << 20
 
-func checkDisk(dir home.Dir) tool.Check {
-	free, err := home.Free(string(dir))
-	if err != nil {
-		return tool.Check{Name: "disk", State: tool.Bad, Detail: err.Error()}
-	}
-	k := tool.Check{Name: "disk", State: tool.OK, Detail: fmt.Sprintf("%d MiB free", free>>20)}
-	if free < lowDisk {
-		k.State, k.Fix = tool.Bad, "free some space: nothing is signed that cannot be written down first"
-	}
-	return k
-}
-
 // checkChain looks at the chain daemon and the account on it.
 func checkChain(ctx context.Context, c *tool.Call, dir home.Dir, id wallet.Identity) []tool.Check {
 	down := func(err error) []tool.Check {
 		return []tool.Check{{Name: "chain", State: tool.Bad, Detail: err.Error(), Fix: fmt.Sprintf("top-chain serve --home %s", dir)}}
 	}
-	chain, err := dialChain(c)
+	chain, err := daemon.Chain(c)
 	if err != nil {
 		return down(err)
 	}
@@ -113,19 +101,15 @@ func checkChain(ctx context.Context, c *tool.Call, dir home.Dir, id wallet.Ident
 	if s.Stale {
 		k.State, k.Detail, k.Fix = tool.Bad, k.Detail+", older than 60 s", "top-chain doctor"
 	}
-	clock := tool.Check{Name: "clock", State: tool.OK, Detail: "not behind the chain"}
-	if ahead := time.Until(s.Time.Time); ahead > 5*time.Second {
-		clock.State, clock.Detail, clock.Fix = tool.Bad, fmt.Sprintf("the chain is %s ahead", ahead.Round(time.Second)), "timedatectl set-ntp true"
-	}
 	r, err := chain.Account(ctx, id.Address)
 	if err != nil {
-		return append(down(err), k, clock)
+		return append(down(err), k, daemon.CheckClock(s))
 	}
 	acc := tool.Check{Name: "account", State: tool.OK, Detail: fmt.Sprintf("%s TOP", r.Balance)}
 	if !r.Exists {
 		acc.State, acc.Detail, acc.Fix = tool.Warn, "none yet: it is made by its first credit", "have somebody pay "+id.Address.String()
 	}
-	return []tool.Check{k, clock, acc}
+	return []tool.Check{k, daemon.CheckClock(s), acc}
 }
 
 func checkAgent(ctx context.Context, c *tool.Call, dir home.Dir, id wallet.Identity) tool.Check {

@@ -4,8 +4,7 @@ import (
 	"context"
 
 	"top/lib/api"
-	"top/lib/home"
-	"top/lib/sock"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 	"top/lib/wallet"
@@ -28,7 +27,7 @@ name of a contact will do.`,
 			billVerb(), settleVerb(), rehearseVerb(), signVerb(), verifyVerb(), budgetVerb(), agentVerb(),
 		},
 		Doctor:      doctor,
-		DoctorFlags: []tool.Flag{chainSockFlag(), sockFlag()},
+		DoctorFlags: []tool.Flag{daemon.ChainFlag(), sockFlag()},
 	}
 }
 
@@ -36,57 +35,22 @@ func sockFlag() tool.Flag {
 	return tool.Flag{Name: "sock", Help: "the agent's socket (default HOME/run/wallet.sock)"}
 }
 
-func chainSockFlag() tool.Flag {
-	return tool.Flag{Name: "chain-sock", Help: "the chain daemon's socket (default HOME/run/chain.sock)"}
-}
-
-func homeOf(c *tool.Call) (home.Dir, error) { return home.Of(c.String("home"), c.Getenv) }
-
 // dialAgent is a client of the agent.
 func dialAgent(c *tool.Call) (*api.Wallet, error) {
-	path, err := sockPath(c, "sock", "wallet")
+	s, err := daemon.Dial(c, "sock", "wallet", "top-wallet agent")
 	if err != nil {
 		return nil, err
 	}
-	return api.NewWallet(sock.Dial(path, "top-wallet agent")), nil
-}
-
-// dialChain is a client of the chain daemon.
-func dialChain(c *tool.Call) (*api.Chain, error) {
-	path, err := sockPath(c, "chain-sock", "chain")
-	if err != nil {
-		return nil, err
-	}
-	return api.NewChain(sock.Dial(path, "top-chain serve")), nil
-}
-
-func sockPath(c *tool.Call, flag, name string) (string, error) {
-	if s := c.String(flag); s != "" {
-		return s, nil
-	}
-	dir, err := homeOf(c)
-	if err != nil {
-		return "", err
-	}
-	return dir.Sock(name)
+	return api.NewWallet(s), nil
 }
 
 // self is whose wallet this home holds.
 func self(c *tool.Call) (wallet.Identity, error) {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return wallet.Identity{}, err
 	}
 	return wallet.Load(dir)
-}
-
-// resolve reads an address or a contact's name.
-func resolve(c *tool.Call, s string) (top.Address, error) {
-	dir, err := homeOf(c)
-	if err != nil {
-		return top.Address{}, err
-	}
-	return home.Resolve(dir, s)
 }
 
 // spendFlags are the flags of every verb that makes a transaction.

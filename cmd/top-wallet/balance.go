@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 	"top/lib/wallet"
@@ -13,7 +14,7 @@ func balanceVerb() tool.Verb {
 	return tool.Verb{
 		Name: "balance", Summary: "the balance, proven against a final header",
 		Args:     []tool.Arg{{Name: "ADDRESS", Help: "somebody else's; a contact's name will do", Optional: true}},
-		Flags:    []tool.Flag{chainSockFlag()},
+		Flags:    []tool.Flag{daemon.ChainFlag()},
 		Records:  []string{"balance"},
 		Examples: []string{"top-wallet balance", "top-wallet balance bob --json"},
 		Run: func(ctx context.Context, c *tool.Call) error {
@@ -21,7 +22,7 @@ func balanceVerb() tool.Verb {
 			if err != nil {
 				return err
 			}
-			chain, err := dialChain(c)
+			chain, err := daemon.Chain(c)
 			if err != nil {
 				return err
 			}
@@ -72,7 +73,7 @@ func balanceOf(a top.Address, b wallet.Balance, r api.Account) balanceRecord {
 // ownOr is the address that an operand names, or this wallet's.
 func ownOr(c *tool.Call, s string) (top.Address, error) {
 	if s != "" {
-		return resolve(c, s)
+		return daemon.Resolve(c, s)
 	}
 	id, err := self(c)
 	return id.Address, err
@@ -85,7 +86,7 @@ func historyVerb() tool.Verb {
 "top-chain query tx" proves. That none is missing shows in the balance.`,
 		Args: []tool.Arg{{Name: "ADDRESS", Help: "somebody else's", Optional: true}},
 		Flags: []tool.Flag{
-			chainSockFlag(),
+			daemon.ChainFlag(),
 			{Name: "since", Kind: tool.Int, Help: "begin after this entry"},
 			{Name: "limit", Kind: tool.Int, Help: "at most so many; 0 is all"},
 			{Name: "payers", Kind: tool.Bool, Help: "then what moved the money of each payer key of this wallet"},
@@ -100,7 +101,7 @@ func historyVerb() tool.Verb {
 			if c.Int("since") < 0 || c.Int("limit") < 0 {
 				return top.Errorf(top.Usage, "--since and --limit want a count")
 			}
-			chain, err := dialChain(c)
+			chain, err := daemon.Chain(c)
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/pipe"
 	"top/lib/tool"
@@ -116,7 +117,7 @@ func readPayments(c *tool.Call) ([]api.BatchRecord, error) {
 		return nil, err
 	}
 	defer in.Close()
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/billing"
+	"top/lib/daemon"
 	"top/lib/pipe"
 	"top/lib/receipt"
 	"top/lib/tool"
@@ -30,7 +31,7 @@ needs no daemon and no wallet: anybody with the same receipts gets the same bill
 			{Name: "from", Help: "receipts to read, NDJSON; - is stdin"},
 			{Name: "follow", Short: "f", Kind: tool.Bool, Help: "go on as receipts come in"},
 			{Name: "service", Help: "rows of this service only"},
-			chainSockFlag(),
+			daemon.ChainFlag(),
 		},
 		Records:  []string{"bill-row", "bill-channel", "bill"},
 		Examples: []string{"top-wallet bill", "top-wallet bill --follow --json", "top-wallet bill --from receipts.ndjson"},
@@ -100,7 +101,7 @@ func receiptFiles(c *tool.Call, from string) ([]string, error) {
 	if from != "" {
 		return []string{from}, nil
 	}
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +262,7 @@ func rowText(r api.BillRow, peer string) string {
 // onchain asks what the chain has paid for each channel: of an open one, its row;
 // of a closed one, the account's history.
 func (b *receipts) onchain(ctx context.Context, c *tool.Call, paid map[top.ID]top.Amount) error {
-	chain, err := dialChain(c)
+	chain, err := daemon.Chain(c)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/session"
 	"top/lib/settle"
@@ -30,7 +31,7 @@ as a daemon's own request would be.`,
 		Records:  []string{"payment", "signed-tx"},
 		Examples: []string{"top-wallet open bob 2 --for 12h"},
 		Run: func(ctx context.Context, c *tool.Call) error {
-			to, err := resolve(c, c.Arg(0))
+			to, err := daemon.Resolve(c, c.Arg(0))
 			if err != nil {
 				return err
 			}
@@ -52,14 +53,14 @@ as a daemon's own request would be.`,
 func channelsVerb() tool.Verb {
 	return tool.Verb{
 		Name: "channels", Summary: "the open channels of this account and its payer keys, from the chain",
-		Flags: []tool.Flag{chainSockFlag()}, Records: []string{"channel"},
+		Flags: []tool.Flag{daemon.ChainFlag()}, Records: []string{"channel"},
 		Examples: []string{"top-wallet channels", "top-wallet channels --json"},
 		Run: func(ctx context.Context, c *tool.Call) error {
 			id, err := self(c)
 			if err != nil {
 				return err
 			}
-			chain, err := dialChain(c)
+			chain, err := daemon.Chain(c)
 			if err != nil {
 				return err
 			}
@@ -118,7 +119,7 @@ func closeVerb() tool.Verb {
 the node key alone. A payer's starts the deadline in which the provider may still
 claim; after it, top-wallet reclaim returns the rest.`,
 		Args: []tool.Arg{{Name: "CHANNEL", Help: "64 hex digits, as top-wallet channels shows them"}},
-		Flags: append(spendFlags(chainSockFlag()),
+		Flags: append(spendFlags(daemon.ChainFlag()),
 			tool.Flag{Name: "node-key", Help: "the provider's node key (default HOME/keys/node.key)"},
 			tool.Flag{Name: "from", Help: "receipts to claim first, a file (default HOME/receipts)"}),
 		Records:  []string{"payment", "settled", "signed-tx"},
@@ -132,7 +133,7 @@ claim; after it, top-wallet reclaim returns the rest.`,
 			if err != nil {
 				return err
 			}
-			chain, err := dialChain(c)
+			chain, err := daemon.Chain(c)
 			if err != nil {
 				return err
 			}
@@ -182,7 +183,7 @@ func closeAsProvider(ctx context.Context, c *tool.Call, chain *api.Chain, id top
 
 // settlerOf is what claims and closes for this node.
 func settlerOf(c *tool.Call, chain *api.Chain) (s settle.Settler, err error) {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return s, err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/tool"
 	"top/lib/top"
@@ -17,7 +18,7 @@ func contactVerb() tool.Verb {
 				Records:  []string{"contact"},
 				Examples: []string{"top-wallet contact add bob top1…"},
 				Run: func(_ context.Context, c *tool.Call) error {
-					dir, err := homeOf(c)
+					dir, err := daemon.Home(c)
 					if err != nil {
 						return err
 					}
@@ -35,7 +36,7 @@ func contactVerb() tool.Verb {
 				Name: "list", Summary: "print the contacts", Records: []string{"contact"},
 				Examples: []string{"top-wallet contact list --json"},
 				Run: func(_ context.Context, c *tool.Call) error {
-					dir, err := homeOf(c)
+					dir, err := daemon.Home(c)
 					if err != nil {
 						return err
 					}
@@ -55,7 +56,7 @@ func contactVerb() tool.Verb {
 				Name: "rm", Summary: "take a name away", Args: []tool.Arg{{Name: "NAME", Help: "of a contact"}},
 				Examples: []string{"top-wallet contact rm bob"},
 				Run: func(_ context.Context, c *tool.Call) error {
-					dir, err := homeOf(c)
+					dir, err := daemon.Home(c)
 					if err != nil {
 						return err
 					}

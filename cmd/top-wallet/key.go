@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/keys"
 	"top/lib/pipe"
@@ -62,7 +63,7 @@ a passphrase under HOME/keys.`,
 
 // create asks for the passphrase and makes the wallet.
 func create(c *tool.Call, words string) (id wallet.Identity, err error) {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return id, err
 	}
@@ -117,7 +118,7 @@ func importKey(c *tool.Call) (id wallet.Identity, err error) {
 	if err != nil {
 		return id, err
 	}
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return id, err
 	}
@@ -132,7 +133,7 @@ func exportVerb() tool.Verb {
 		Binary:   true,
 		Examples: []string{"top-wallet export -o account.key", "top-wallet export --words"},
 		Run: func(_ context.Context, c *tool.Call) error {
-			dir, err := homeOf(c)
+			dir, err := daemon.Home(c)
 			if err != nil {
 				return err
 			}
@@ -214,7 +215,7 @@ own: no text can be a payment.`,
 }
 
 func signHere(c *tool.Call, digest top.ID) (s api.MessageSignature, err error) {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return s, err
 	}
@@ -276,7 +277,7 @@ func verifyVerb() tool.Verb {
 				return err
 			}
 			if by := c.String("by"); by != "" {
-				want, err := resolve(c, by)
+				want, err := daemon.Resolve(c, by)
 				if err != nil {
 					return err
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/tool"
 )
 
@@ -21,7 +22,7 @@ the same --id pays once.`,
 		Records:  []string{"payment", "signed-tx"},
 		Examples: []string{"top-wallet pay bob 1.25", "top-wallet pay bob 1 --dry-run", "top-wallet pay bob 1 --id invoice-17"},
 		Run: func(ctx context.Context, c *tool.Call) error {
-			to, err := resolve(c, c.Arg(0))
+			to, err := daemon.Resolve(c, c.Arg(0))
 			if err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/tool"
 	"top/lib/top"
 	"top/lib/wallet"
@@ -69,7 +70,7 @@ or the agent is killed, the agent sees it through, and repeating it with the sam
 			if strings.HasPrefix(c.Arg(0), "topnode1") {
 				q.Node, err = top.ParseNodeID(c.Arg(0))
 			} else {
-				q.Provider, err = resolve(c, c.Arg(0))
+				q.Provider, err = daemon.Resolve(c, c.Arg(0))
 			}
 			if err != nil {
 				return err
@@ -179,7 +180,7 @@ func payerText(p api.Payer) string {
 // payersHere is the payer keys of this home, by address. A home without a wallet
 // has none.
 func payersHere(c *tool.Call) (map[top.Address]api.Payer, []api.Payer, error) {
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return nil, nil, err
 	}

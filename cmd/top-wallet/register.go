@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/ledger"
 	"top/lib/tool"
@@ -28,7 +29,7 @@ tier of keeping: seconds x factor.`,
 			tool.Flag{Name: "stake", Kind: tool.Amount, Help: "locked while registered, TOP"},
 			tool.Flag{Name: "node-key", Help: "the node key (default HOME/keys/node.key)"},
 			tool.Flag{Name: "remove", Kind: tool.Bool, Help: "take the node out of the registry"},
-			chainSockFlag()),
+			daemon.ChainFlag()),
 		Records: []string{"payment", "signed-tx"},
 		Examples: []string{
 			"top-wallet register --name paris-1 --offer service=vpn,unit=64KiB,price=0.000001,window=256",
@@ -42,7 +43,7 @@ func register(ctx context.Context, c *tool.Call) error {
 	if c.Bool("remove") {
 		return spend(ctx, c, api.Spend{Kind: "unregister"})
 	}
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}
@@ -65,7 +66,7 @@ func register(ctx context.Context, c *tool.Call) error {
 		}
 		n.Offers = append(n.Offers, o)
 	}
-	chain, err := dialChain(c)
+	chain, err := daemon.Chain(c)
 	if err != nil {
 		return err
 	}

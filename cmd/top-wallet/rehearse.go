@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/home"
 	"top/lib/pipe"
 	"top/lib/session"
@@ -26,7 +27,7 @@ receipt, adds it to HOME/receipts, and leaves the rest to top-wallet settle.`,
 			{Name: "units", Kind: tool.Int, Default: "100", Help: "how many units are served and paid"},
 			{Name: "unverified", Kind: tool.Int, Help: "how many of them the node counts alone, as for a stock WireGuard client"},
 			{Name: "node-key", Help: "the provider's node key (default HOME/keys/node.key)"},
-			sockFlag(), chainSockFlag(),
+			sockFlag(), daemon.ChainFlag(),
 		},
 		Records:  []string{"receipt"},
 		Examples: []string{"top-wallet rehearse 6f1e… --service relay --units 1000 --node-key ../bob/keys/node.key --json | top-wallet settle -"},
@@ -42,7 +43,7 @@ func rehearse(ctx context.Context, c *tool.Call) error {
 	if c.Int("units") < 1 || c.Int("unverified") < 0 || c.Int("unverified") > c.Int("units") {
 		return top.Errorf(top.Usage, "--units wants a count above 0, and --unverified one of at most that")
 	}
-	dir, err := homeOf(c)
+	dir, err := daemon.Home(c)
 	if err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func rehearse(ctx context.Context, c *tool.Call) error {
 	if err != nil {
 		return err
 	}
-	chain, err := dialChain(c)
+	chain, err := daemon.Chain(c)
 	if err != nil {
 		return err
 	}

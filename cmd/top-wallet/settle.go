@@ -8,6 +8,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/billing"
+	"top/lib/daemon"
 	"top/lib/pipe"
 	"top/lib/tool"
 	"top/lib/top"
@@ -24,7 +25,7 @@ claimed before is not paid again.`,
 			{Name: "node-key", Help: "the node key (default HOME/keys/node.key)"},
 			{Name: "wait", Kind: tool.Duration, Default: "30s", Help: "how long to wait until a claim is final"},
 			{Name: "dry-run", Short: "n", Kind: tool.Bool, Help: "check the receipts and say what would be claimed"},
-			chainSockFlag(),
+			daemon.ChainFlag(),
 		},
 		Records:  []string{"settled"},
 		Examples: []string{"top-wallet settle --json - < receipts.ndjson", "top-prove receipts --service vpn --json | top-prove verify --json - | top-wallet settle -"},
@@ -33,7 +34,7 @@ claimed before is not paid again.`,
 }
 
 func claim(ctx context.Context, c *tool.Call) error {
-	chain, err := dialChain(c)
+	chain, err := daemon.Chain(c)
 	if err != nil {
 		return err
 	}

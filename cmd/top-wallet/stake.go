@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"top/lib/api"
+	"top/lib/daemon"
 	"top/lib/ledger"
 	"top/lib/tool"
 	"top/lib/top"
@@ -18,7 +19,7 @@ const validatorHelp = "a validator's id, topval1… (top-chain query validators 
 
 // stakeSpend is a verb that makes one transaction about stakes.
 func stakeSpend(v tool.Verb, wish func(*tool.Call) (api.Spend, error), flags ...tool.Flag) tool.Verb {
-	v.Flags = append(spendFlags(flags...), chainSockFlag())
+	v.Flags = append(spendFlags(flags...), daemon.ChainFlag())
 	v.Records = []string{"payment", "signed-tx"}
 	v.Run = func(ctx context.Context, c *tool.Call) error {
 		q, err := wish(c)
@@ -175,7 +176,7 @@ parameter changes when the vote ends. Amounts are nano. Parameters:
 		if err != nil {
 			return top.Errorf(top.Usage, "value %q: want a whole number (amounts are nano)", c.Arg(1))
 		}
-		chain, err := dialChain(c)
+		chain, err := daemon.Chain(c)
 		if err != nil {
 			return err
 		}
@@ -208,14 +209,14 @@ themselves.`,
 func stakeVerb() tool.Verb {
 	return tool.Verb{
 		Name: "stake", Summary: "what this account has staked, and what is on its way",
-		Flags: []tool.Flag{chainSockFlag()}, Records: []string{"stake"},
+		Flags: []tool.Flag{daemon.ChainFlag()}, Records: []string{"stake"},
 		Examples: []string{"top-wallet stake", "top-wallet stake --json"},
 		Run: func(ctx context.Context, c *tool.Call) error {
 			me, err := self(c)
 			if err != nil {
 				return err
 			}
-			chain, err := dialChain(c)
+			chain, err := daemon.Chain(c)
 			if err != nil {
 				return err
 			}

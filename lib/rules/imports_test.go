@@ -33,6 +33,7 @@ var floors = map[string]string{
 	"pool":      "top keys ledger",
 	"explorer":  "top api",
 	"load":      "top keys hashchain session ledger sock api",
+	"daemon":    "top home sock api tool",
 	"wg":        "top wire",
 	"flow":      "",
 	"carry":     "top",
@@ -67,7 +68,7 @@ func mayImport(from, to string) (ok, known bool) {
 		if cmd == "top-tui" {
 			return isOne(to, "tool home api top pipe sock"), known
 		}
-		return isOne(to, "tool api settle load explorer "+ground+" "+pure) || to == engine && engine != "", known
+		return isOne(to, "tool daemon api settle load explorer "+ground+" "+pure) || to == engine && engine != "", known
 	}
 	from = strings.TrimPrefix(from, "lib/")
 	if isOne(from, engines) {
