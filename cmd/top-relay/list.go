@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"top/lib/api"
@@ -176,15 +177,12 @@ func statusVerb() tool.Verb {
 			if err != nil {
 				return err
 			}
-			if c.JSON {
-				return c.Emit(s, "")
-			}
-			return printStatus(c, s)
+			return c.Emit(s, "%s", statusText(s))
 		},
 	}
 }
 
-func printStatus(c *tool.Call, s api.RelayStatus) error {
+func statusText(s api.RelayStatus) string {
 	text := []string{"address   " + s.Address.String(), "mailbox   record " + s.Mailbox.String(), "inbox     " + s.Inbox.String() + " messages"}
 	for _, a := range s.Addrs {
 		text = append(text, "reached   "+a)
@@ -202,10 +200,5 @@ func printStatus(c *tool.Call, s api.RelayStatus) error {
 	if s.Problem != "" {
 		text = append(text, "problem   "+s.Problem)
 	}
-	for _, line := range text {
-		if err := c.Emit(nil, "%s", line); err != nil {
-			return err
-		}
-	}
-	return nil
+	return strings.Join(text, "\n")
 }

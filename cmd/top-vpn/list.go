@@ -45,10 +45,7 @@ it serves, who pays and what is earned. What is wrong stands last, with the reme
 				}
 				return err
 			}
-			if c.JSON {
-				return c.Emit(s, "")
-			}
-			return printStatus(c, s)
+			return c.Emit(s, "%s", statusText(s))
 		},
 	}
 }
@@ -64,7 +61,7 @@ func waited(s api.VPNStatus, err error) error {
 	return top.Errorf(top.Timeout, "the tunnel is %s", s.State)
 }
 
-func printStatus(c *tool.Call, s api.VPNStatus) error {
+func statusText(s api.VPNStatus) string {
 	text := []string{s.Role + "    " + s.State}
 	if s.AllowLoopback {
 		text = append(text, "loopback  allowed: this is for tests")
@@ -96,12 +93,7 @@ func printStatus(c *tool.Call, s api.VPNStatus) error {
 	if s.Problem != "" {
 		text = append(text, "problem   "+s.Problem)
 	}
-	for _, line := range text {
-		if err := c.Emit(nil, "%s", line); err != nil {
-			return err
-		}
-	}
-	return nil
+	return strings.Join(text, "\n")
 }
 
 func exitsVerb() tool.Verb {
