@@ -117,10 +117,8 @@ func New(cfg Config) (*Node, error) {
 	if n.seed, err = Seed(cfg.Home, rand.Reader); err != nil {
 		return nil, err
 	}
-	if n.cfg.Sock == "" {
-		if n.cfg.Sock, err = cfg.Home.Sock("chain"); err != nil {
-			return nil, err
-		}
+	if n.cfg.Sock, err = cfg.Home.SockOr(cfg.Sock, "chain"); err != nil {
+		return nil, err
 	}
 	if n.cfg.Listen == "" {
 		port, err := DrawPort()

@@ -97,10 +97,8 @@ func NewLight(cfg LightConfig) (l *Light, err error) {
 	if err := l.countEvidence(); err != nil {
 		return nil, err
 	}
-	if l.cfg.Sock == "" {
-		if l.cfg.Sock, err = cfg.Home.Sock("chain"); err != nil {
-			return nil, err
-		}
+	if l.cfg.Sock, err = cfg.Home.SockOr(cfg.Sock, "chain"); err != nil {
+		return nil, err
 	}
 	if l.release, err = home.Lock(l.files.lock()); err != nil {
 		return nil, fmt.Errorf("another node runs on %s: %w", cfg.Home, err)

@@ -68,6 +68,14 @@ func (d Dir) Sock(name string) (string, error) {
 	return abs, nil
 }
 
+// SockOr is path where one was chosen, else Sock.
+func (d Dir) SockOr(path, name string) (string, error) {
+	if path != "" {
+		return path, nil
+	}
+	return d.Sock(name)
+}
+
 // Make creates the home with run, keys and receipts below it, for the owner
 // only. Those three are closed to others again if somebody opened them.
 func (d Dir) Make() error {

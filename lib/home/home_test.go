@@ -118,6 +118,12 @@ func TestSockPathFits(t *testing.T) {
 	if !errors.Is(err, top.ErrInvalid) || !strings.Contains(err.Error(), "--home") || !strings.Contains(err.Error(), "108") {
 		t.Errorf("108 bytes: %v", err)
 	}
+	if p, err := (fits + "a").SockOr("chosen.sock", "x"); err != nil || p != "chosen.sock" {
+		t.Errorf("chosen: %s %v", p, err)
+	}
+	if p, err := fits.SockOr("", "x"); err != nil || len(p) != 107 {
+		t.Errorf("%s %v", p, err)
+	}
 }
 
 func TestMakeIsForTheOwner(t *testing.T) {

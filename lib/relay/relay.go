@@ -103,17 +103,13 @@ func New(cfg Config) (*Daemon, error) {
 	d.start = d.now()
 	d.cfg.Cap = cmp.Or(cfg.Cap, defaultCap)
 	d.cfg.Quota = cmp.Or(cfg.Quota, defaultQuota)
-	path := cfg.Sock
-	if path == "" {
-		var err error
-		if path, err = cfg.Home.Sock("relay"); err != nil {
-			return nil, err
-		}
+	path, err := cfg.Home.SockOr(cfg.Sock, "relay")
+	if err != nil {
+		return nil, err
 	}
 	if err := cfg.Home.Make(); err != nil {
 		return nil, err
 	}
-	var err error
 	if d.srv, err = sock.New(sock.Config{Name: "top-relay", Sock: path, Routes: d.routes(), Log: d.log, Health: d.health, Metrics: d.metrics}); err != nil {
 		return nil, err
 	}

@@ -114,12 +114,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	c.look = &Looker{Home: cfg.Home, Chain: cfg.Chain, Now: c.now, Mark: c.mark(), Allow: c.endpoints}
 	c.inner4 = c.key.Public().Inner4()
-	path := cfg.Sock
-	if path == "" {
-		var err error
-		if path, err = cfg.Home.Sock("vpn"); err != nil {
-			return nil, err
-		}
+	path, err := cfg.Home.SockOr(cfg.Sock, "vpn")
+	if err != nil {
+		return nil, err
 	}
 	if err := cfg.Home.Make(); err != nil {
 		return nil, err
@@ -127,7 +124,6 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if err := os.MkdirAll(cfg.Home.Path("vpn"), 0o700); err != nil {
 		return nil, top.Errorf(top.Failed, "make %s: %v", cfg.Home.Path("vpn"), err)
 	}
-	var err error
 	if c.srv, err = sock.New(sock.Config{Name: "top-vpn", Sock: path, Routes: c.routes(), Log: c.log, Health: c.health}); err != nil {
 		return nil, err
 	}

@@ -127,12 +127,9 @@ func NewExit(cfg ExitConfig) (*Exit, error) {
 	e.key = KeyOf(cfg.NodeKey)
 	e.inner = e.key.Public().Inner()
 	e.peers.Store(&map[netip.Addr]*peer{})
-	path := cfg.Sock
-	if path == "" {
-		var err error
-		if path, err = cfg.Home.Sock("vpn"); err != nil {
-			return nil, err
-		}
+	path, err := cfg.Home.SockOr(cfg.Sock, "vpn")
+	if err != nil {
+		return nil, err
 	}
 	if err := cfg.Home.Make(); err != nil {
 		return nil, err
@@ -140,7 +137,6 @@ func NewExit(cfg ExitConfig) (*Exit, error) {
 	if err := os.MkdirAll(cfg.Home.Path("vpn"), 0o700); err != nil {
 		return nil, top.Errorf(top.Failed, "make %s: %v", cfg.Home.Path("vpn"), err)
 	}
-	var err error
 	if e.srv, err = sock.New(sock.Config{Name: "top-vpn", Sock: path, Routes: e.routes(), Log: e.log, Health: e.health, Metrics: e.metrics}); err != nil {
 		return nil, err
 	}

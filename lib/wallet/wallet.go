@@ -117,11 +117,9 @@ func (a *Agent) open() (err error) {
 	if a.budgets, err = openBudgets(a.cfg.Home.Path("wallet", "budgets.json"), a.record); err != nil {
 		return err
 	}
-	path := a.cfg.Sock
-	if path == "" {
-		if path, err = a.cfg.Home.Sock("wallet"); err != nil {
-			return err
-		}
+	path, err := a.cfg.Home.SockOr(a.cfg.Sock, "wallet")
+	if err != nil {
+		return err
 	}
 	a.server, err = sock.New(sock.Config{Name: "top-wallet", Sock: path, Routes: a.routes(), Log: a.cfg.Log})
 	return err
