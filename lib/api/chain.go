@@ -175,6 +175,16 @@ type Node struct {
 	Proof    Bytes       `json:"proof"` // ledger.NodeProof
 }
 
+// Offer is what the node asks for a unit of a service; false when it sells none.
+func (n Node) Offer(service, unit string) (Offer, bool) {
+	for _, o := range n.Offers {
+		if o.Service == service && o.Unit == unit {
+			return o, true
+		}
+	}
+	return Offer{}, false
+}
+
 // A Tx is a transaction and what became of it. Height 0 means that it waits.
 type Tx struct {
 	Type    string      `json:"type"` // "tx"

@@ -7,6 +7,18 @@ import (
 	"top/lib/top"
 )
 
+func TestAnOfferIsOfAServiceAndAUnit(t *testing.T) {
+	n := Node{Offers: []Offer{{Service: "vpn", Unit: "GiB", Price: 1}, {Service: "relay", Unit: "message", Price: 2}, {Service: "vpn", Unit: "64KiB", Price: 3}}}
+	if o, ok := n.Offer("vpn", "64KiB"); !ok || o.Price != 3 {
+		t.Errorf("%+v %t", o, ok)
+	}
+	for _, no := range [][2]string{{"vpn", "message"}, {"store", "GiB"}, {"", ""}} {
+		if o, ok := n.Offer(no[0], no[1]); ok || o.Price != 0 {
+			t.Errorf("%q: %+v", no, o)
+		}
+	}
+}
+
 func TestTexts(t *testing.T) {
 	to := top.Address{1}
 	for _, tc := range []struct{ got, want string }{

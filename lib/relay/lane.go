@@ -201,14 +201,8 @@ func (a *agent) openLane(ctx context.Context, l *link, cost top.Amount) (*lane, 
 	return n, b.Commit(pebble.Sync)
 }
 
-func wireOffer(row api.Node) (api.Offer, bool) {
-	for _, o := range row.Offers {
-		if o.Service == Service && o.Unit == delivery.Unit {
-			return o, true
-		}
-	}
-	return api.Offer{}, false
-}
+// wireOffer is what a node offers for messages.
+func wireOffer(n api.Node) (api.Offer, bool) { return n.Offer(Service, delivery.Unit) }
 
 // ensure makes the relay agree to the ticket on this connection.
 func (n *lane) ensure(ctx context.Context) error {

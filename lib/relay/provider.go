@@ -165,18 +165,14 @@ func (p *provider) refreshOffer(ctx context.Context) {
 	p.mu.Unlock()
 }
 
-// relayOffer is what a node offers for messages.
+// relayOffer is wireOffer, as a session agrees to it.
 func relayOffer(n api.Node) (session.Offer, bool) {
-	for _, o := range n.Offers {
-		if o.Service == Service && o.Unit == delivery.Unit {
-			r := session.Offer{Service: o.Service, Unit: o.Unit, Price: o.Price, Window: o.Window}
-			for _, h := range o.Hold {
-				r.Hold = append(r.Hold, session.Hold{Seconds: uint64(h.Seconds), Factor: h.Factor})
-			}
-			return r, true
-		}
+	o, ok := wireOffer(n)
+	r := session.Offer{Service: o.Service, Unit: o.Unit, Price: o.Price, Window: o.Window}
+	for _, h := range o.Hold {
+		r.Hold = append(r.Hold, session.Hold{Seconds: uint64(h.Seconds), Factor: h.Factor})
 	}
-	return session.Offer{}, false
+	return r, ok
 }
 
 // room says why nothing more is taken, looking at the disk once a second.

@@ -56,12 +56,8 @@ func KeyOf(node keys.Private) wg.Private {
 
 // offerOf is what a node asks for tunnels.
 func offerOf(n api.Node) (session.Offer, bool) {
-	for _, o := range n.Offers {
-		if o.Service == Service && o.Unit == Unit {
-			return session.Offer{Service: o.Service, Unit: o.Unit, Price: o.Price, Window: o.Window}, true
-		}
-	}
-	return session.Offer{}, false
+	o, ok := n.Offer(Service, Unit)
+	return session.Offer{Service: o.Service, Unit: o.Unit, Price: o.Price, Window: o.Window}, ok
 }
 
 // pause waits, and says false when ctx ended.

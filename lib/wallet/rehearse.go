@@ -125,11 +125,7 @@ func (r Rehearsal) offer(ctx context.Context, node top.NodeID) (o session.Offer,
 	}
 	for _, a := range row.Offers {
 		if a.Service == r.Service {
-			o = session.Offer{Service: a.Service, Unit: a.Unit, Price: a.Price, Window: a.Window}
-			for _, h := range a.Hold {
-				o.Hold = append(o.Hold, session.Hold{Seconds: uint64(h.Seconds), Factor: h.Factor})
-			}
-			return o, nil
+			return offerOf(a), nil
 		}
 	}
 	return o, top.Errorf(top.NotFound, "node %s sells no %s (top-wallet register --offer service=%[2]s,…)", node, r.Service)

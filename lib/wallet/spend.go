@@ -365,6 +365,15 @@ func (a *Agent) transfer(ctx context.Context, q api.Spend, params ledger.Params,
 	return b, positive(q)
 }
 
+// offerOf is a record's offer, as the chain and sessions know it.
+func offerOf(o api.Offer) session.Offer {
+	s := session.Offer{Service: o.Service, Unit: o.Unit, Price: o.Price, Window: o.Window}
+	for _, h := range o.Hold {
+		s.Hold = append(s.Hold, session.Hold{Seconds: uint64(h.Seconds), Factor: h.Factor})
+	}
+	return s
+}
+
 func register(q api.Spend) (ledger.Body, error) {
 	n := q.Node
 	if n == nil || len(n.NodeSig) != 64 {
@@ -372,11 +381,7 @@ func register(q api.Spend) (ledger.Body, error) {
 	}
 	b := &ledger.Register{Node: n.Node, NodeSig: [64]byte(n.NodeSig), Name: n.Name, Addrs: n.Addrs, Capacity: uint64(n.Capacity), Stake: n.Stake}
 	for _, o := range n.Offers {
-		s := session.Offer{Service: o.Service, Unit: o.Unit, Price: o.Price, Window: o.Window}
-		for _, h := range o.Hold {
-			s.Hold = append(s.Hold, session.Hold{Seconds: uint64(h.Seconds), Factor: h.Factor})
-		}
-		b.Offers = append(b.Offers, s)
+		b.Offers = append(b.Offers, offerOf(o))
 	}
 	// What could not be read back would be refused by every node.
 	if _, err := ledger.Decode((&ledger.Tx{Body: b}).Encode()); err != nil {
