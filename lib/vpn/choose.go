@@ -262,9 +262,13 @@ func (l *Looker) Exits(ctx context.Context, look bool, each func(api.VPNExit) er
 // within are the exits by a carriage within a price that are not bad.
 func (l *Looker) within(ctx context.Context, kind string, most top.Amount, bad map[top.NodeID]time.Time) ([]target, error) {
 	all, err := l.targets(ctx)
-	return slices.DeleteFunc(all, func(t target) bool {
-		return t.addr.Carry != kind || most > 0 && t.offer.Price > most || l.Now().Before(bad[t.node])
-	}), err
+	if err != nil {
+		return nil, err
+	}
+	if all, err = asking(all, kind, most); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(t target) bool { return l.Now().Before(bad[t.node]) }), nil
 }
 
 // unseen orders exits without a packet to any: by what this home saw of them, and among
@@ -291,6 +295,27 @@ func (l *Looker) meets(n top.NodeID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.met[n]
+}
+
+// asking is the exits by a carriage that ask no more than most; 0 is any price.
+func asking(all []target, kind string, most top.Amount) (ok []target, err error) {
+	least := top.MaxSupply
+	for _, t := range all {
+		if t.addr.Carry != kind {
+			continue
+		}
+		least = min(least, t.offer.Price)
+		if most == 0 || t.offer.Price <= most {
+			ok = append(ok, t)
+		}
+	}
+	switch {
+	case len(ok) > 0:
+		return ok, nil
+	case least < top.MaxSupply:
+		return nil, top.Errorf(top.Denied, "no exit by %s asks as little as --max-price %s TOP for 64 KiB (the cheapest: %s; look: top-vpn exits)", kind, most, least)
+	}
+	return nil, top.Errorf(top.NotFound, "no exit by %s is registered (look: top-vpn exits; sell one: top-vpn serve --provide)", kind)
 }
 
 // best orders exits: those that answer, by what this home saw of them and how near
@@ -340,7 +365,7 @@ func (l *Looker) best(ctx context.Context, targets []target, kind string) (all [
 		all = append(all, g.t)
 	}
 	if len(all) == 0 {
-		return nil, top.Errorf(top.Offline, "none of %d exits by %s answers within the price (look: top-vpn exits)", len(targets), kind)
+		return nil, top.Errorf(top.Offline, "none of %d exits by %s answers (look: top-vpn exits)", len(targets), kind)
 	}
 	return all, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -170,6 +171,9 @@ func (cfg *ClientConfig) check() error {
 	case cfg.Socks == "" && cfg.TUN == "" && cfg.TUNFile == nil:
 		return top.Errorf(top.Usage, "neither --socks nor --tun")
 	}
+	if _, _, err := net.SplitHostPort(cfg.Socks); cfg.Socks != "" && err != nil {
+		return top.Errorf(top.Usage, "--socks %q: want HOST:PORT, such as 127.0.0.1:1080", cfg.Socks)
+	}
 	return nil
 }
 
@@ -214,10 +218,10 @@ func (c *Client) Run(ctx context.Context) error {
 	defer c.line.Close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	works, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	works, cancel := context.WithCancel(ctx) // ends with whatever fails, too
 	defer cancel()
 	c.cancel = cancel
-	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.srv.Run(ctx) })
 	g.Go(func() error {
 		defer stop() // the socket answers until all is paid and given back
@@ -289,10 +293,10 @@ func (c *Client) work(ctx context.Context) error {
 			wait = lastPause
 		}
 		c.say("broken", err)
-		c.log.Warn("the path broke", "err", err)
 		if !c.wasReady && c.hopeless(err) {
 			return err
 		}
+		c.log.Warn("the path broke", "err", err)
 		if c.now().Sub(began) > lastPause {
 			wait = firstPause
 		}
@@ -320,9 +324,9 @@ func (c *Client) hopeless(err error) bool {
 	return k == top.Denied || k == top.NotFound || k == top.Invalid || k == top.Usage || k == top.Failed
 }
 
-// identify learns who we are.
+// identify learns who we are, from daemons that may start after this one.
 func (c *Client) identify(ctx context.Context) error {
-	for {
+	for said := ""; ; {
 		p, err := c.cfg.Chain.Params(ctx)
 		if err == nil {
 			var w api.WalletStatus
@@ -337,6 +341,10 @@ func (c *Client) identify(ctx context.Context) error {
 			return err
 		}
 		c.say("waiting", err)
+		if err.Error() != said {
+			said = err.Error()
+			c.log.Warn("waiting", "err", err)
+		}
 		if !pause(ctx, startPause) {
 			return ctx.Err()
 		}

@@ -3,8 +3,11 @@ package vpn
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
+
 	"top/lib/socks"
 	"top/lib/top"
 )
@@ -64,7 +67,7 @@ func (c *Client) resolver() *net.Resolver {
 func (c *Client) proxy(ctx context.Context) error {
 	l, err := net.Listen("tcp", c.cfg.Socks)
 	if err != nil {
-		return top.Errorf(top.Failed, "listen on %s: %v (is the port taken?)", c.cfg.Socks, err)
+		return unheard("--socks "+c.cfg.Socks, err)
 	}
 	c.mu.Lock()
 	c.cfg.Socks = l.Addr().String()
@@ -75,6 +78,14 @@ func (c *Client) proxy(ctx context.Context) error {
 		return err
 	}
 	return s.Run(ctx)
+}
+
+// unheard says why a port cannot be listened on.
+func unheard(what string, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return top.Errorf(top.Busy, "%s: another program has that port (choose another; a port 0 takes a free one)", what)
+	}
+	return top.Errorf(top.Failed, "%s: %v", what, err)
 }
 
 // await waits until the tunnel carries.

@@ -175,7 +175,7 @@ func (e *Exit) Run(ctx context.Context) error {
 
 // work is the exit once it knows the chain.
 func (e *Exit) work() error {
-	for {
+	for said := ""; ; {
 		err := e.identify()
 		if err == nil {
 			break
@@ -184,7 +184,10 @@ func (e *Exit) work() error {
 			return err
 		}
 		e.trouble(err)
-		e.log.Warn("waiting", "err", err)
+		if err.Error() != said {
+			said = err.Error()
+			e.log.Warn("waiting", "err", err)
+		}
 		if !pause(e.ctx, startPause) {
 			return nil
 		}

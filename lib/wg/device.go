@@ -3,6 +3,7 @@ package wg
 import (
 	"bufio"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -78,7 +80,11 @@ func New(cfg Config) (*Device, error) {
 	err := d.set(conf)
 	if err == nil {
 		if err = d.dev.Up(); err != nil {
-			err = top.Errorf(top.Failed, "listen on UDP port %d: %v (the port may be taken; a mark needs CAP_NET_ADMIN)", cfg.Listen, err)
+			kind, hint := top.Failed, "a mark needs CAP_NET_ADMIN"
+			if errors.Is(err, syscall.EADDRINUSE) {
+				kind, hint = top.Busy, "another program has it: choose another"
+			}
+			err = top.Errorf(kind, "listen on UDP port %d: %v (%s)", cfg.Listen, err, hint)
 		}
 	}
 	if err != nil {

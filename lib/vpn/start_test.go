@@ -1,0 +1,93 @@
+package vpn
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"top/lib/top"
+)
+
+// TestWhatKeepsATunnelFromBeginning ends it, with an error that names the remedy.
+func TestWhatKeepsATunnelFromBeginning(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice := w.member("alice")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	end := func(more ...func(*ClientConfig)) error {
+		cfg, _ := alice.config(more...)
+		c, err := NewClient(cfg)
+		must(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		defer cancel()
+		return c.Run(ctx)
+	}
+	dear := func(c *ClientConfig) { c.MaxPrice = price - 1 }
+	if err := end(); !errors.Is(err, top.ErrNotFound) || !strings.Contains(err.Error(), "serve --provide") {
+		t.Errorf("no exit anywhere: %v", err)
+	}
+	if err := end(dear); !errors.Is(err, top.ErrNotFound) {
+		t.Errorf("no exit at any price: %v", err)
+	}
+	w.sell("exit")
+	if err := end(dear); !errors.Is(err, top.ErrDenied) || !strings.Contains(err.Error(), "the cheapest: "+price.String()) {
+		t.Errorf("too dear: %v", err)
+	}
+	if err := end(func(c *ClientConfig) { c.Carry = WSS }); !errors.Is(err, top.ErrNotFound) || !strings.Contains(err.Error(), "wss") {
+		t.Errorf("no exit by wss: %v", err)
+	}
+	if err := end(func(c *ClientConfig) { c.Socks = taken.Addr().String() }); !errors.Is(err, top.ErrBusy) || !strings.Contains(err.Error(), "choose another") {
+		t.Errorf("a port that is taken: %v", err)
+	}
+	cfg, _ := alice.config(func(c *ClientConfig) { c.Socks = "1080" })
+	if _, err := NewClient(cfg); !errors.Is(err, top.ErrUsage) || !strings.Contains(err.Error(), "HOST:PORT") {
+		t.Errorf("a proxy nowhere: %v", err)
+	}
+}
+
+// said is a log that is looked at while it is written.
+type said struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *said) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+func (s *said) count(what string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Count(s.text.String(), what)
+}
+
+// TestATunnelThatWaitsSaysForWhat, once, and goes on when it comes.
+func TestATunnelThatWaitsSaysForWhat(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, log := w.sell("exit"), w.member("alice"), &said{}
+	w.set(func() { w.chainOff = true })
+	cfg, up := alice.config(via(x), func(c *ClientConfig) { c.Log = slog.New(slog.NewTextHandler(log, nil)) })
+	c, err := NewClient(cfg)
+	must(t, err)
+	alice.client = c
+	now := make(chan struct{})
+	close(now)
+	alice.run(c.Run, now)
+	w.until("it says what it waits for", func() bool { return log.count("no peer answers") > 0 })
+	w.until("the status says it, too", func() bool { return strings.Contains(alice.status().Problem, "no peer answers") })
+	time.AfterFunc(2*startPause, func() { w.set(func() { w.chainOff = false }) })
+	<-up
+	if n := log.count("no peer answers"); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+}
