@@ -39,10 +39,14 @@ func (a *agent) mailbox() *envelope.Mailbox {
 // keepMailbox keeps our record true: on our relays, with this device, and its
 // digest on the chain.
 func (a *agent) keepMailbox(ctx context.Context) error {
-	for {
+	for said := ""; ; {
 		err := a.publish(ctx)
 		a.d.trouble(err)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil:
+			said = ""
+		case ctx.Err() == nil && err.Error() != said:
+			said = err.Error()
 			a.log.Info("mailbox", "err", err) // status shows it
 		}
 		wait := lookEvery
