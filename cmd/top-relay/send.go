@@ -73,6 +73,9 @@ func send(ctx context.Context, c *tool.Call) error {
 		if m.Error != "" && m.Error != last.Error && m.State == "queued" {
 			c.Info("waiting: %s", m.Error)
 		}
+		if !q.Lines && m.State != last.State && (m.State == "stored" && q.Wait != "stored" || m.State == "delivered" && q.Wait == "read") {
+			c.Info("%s; waits until it is %s", m.State, q.Wait)
+		}
 		if m.Size > 1<<20 && bar == nil {
 			bar = c.Progress("KiB stored", int(m.Size>>10))
 		}

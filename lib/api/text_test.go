@@ -25,6 +25,8 @@ func TestTexts(t *testing.T) {
 		{Payment{Kind: "transfer", State: "dry-run", Amount: top.One, To: &to, Fee: 5, NewAccount: true, AccountFee: 7}.Text(), "makes a new account, which costs 0.000000007 TOP"},
 		{Payment{Kind: "lock", State: "failed", Error: "denied", Message: "no"}.Text(), "denied: no"},
 		{Payment{ID: "x", Kind: "lock", State: "pending"}.Text(), "top-wallet payment x"},
+		{Payment{Kind: "vote", State: "final", Fee: 5}.Text(), "vote, fee 0.000000005 TOP, final"},
+		{Payment{Kind: "lock", State: "final", Amount: 3}.Text(), "lock 0.000000003 TOP, fee"},
 		{Entry{Kind: "transfer", Way: "in", Amount: top.One, Peer: &to, OK: true}.Text(), "+1 TOP  from top1"},
 		{Entry{Kind: "batch", Way: "out", Peers: 9, OK: true, Fee: 3}.Text(), "fee 0.000000003  with 9 others"},
 		{Settled{State: "gone"}.Text(), "nothing more can be"},

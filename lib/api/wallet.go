@@ -353,7 +353,10 @@ func (w *Wallet) Record(ctx context.Context, since top.Count, limit int, each fu
 
 // Text is the payment as a line for people.
 func (p Payment) Text() string {
-	what := fmt.Sprintf("%s %s TOP", p.Kind, p.Amount)
+	what := p.Kind
+	if p.Amount > 0 {
+		what += " " + p.Amount.String() + " TOP"
+	}
 	if p.To != nil {
 		what += " to " + p.To.String()
 	}

@@ -64,7 +64,7 @@ func (b *Book) Enter(w Wish, v Validator, self top.Amount) error {
 		return fmt.Errorf("validator %s belongs to account %d: %w", v.ID, old.Owner, top.ErrDenied)
 	}
 	if rise := v.Commission > old.Commission; rise && (v.Commission-old.Commission > maxRaise || old.Raised == b.head.Epoch+1) {
-		return fmt.Errorf("a commission rises by %d at most, once an epoch (it is %d): %w", maxRaise, old.Commission, top.ErrDenied)
+		return fmt.Errorf("a commission rises by %d %% at most, once an epoch (it is %d.%02d %%): %w", maxRaise/100, old.Commission/100, old.Commission%100, top.ErrDenied)
 	}
 	if self > 0 {
 		if err := b.join(old, w.Who, self, w.Now); err != nil {
