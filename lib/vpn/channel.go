@@ -15,6 +15,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/home"
+	"top/lib/session"
 	"top/lib/top"
 )
 
@@ -182,5 +183,20 @@ func (c *Client) openChannel(ctx context.Context, to target, own bool, left top.
 		return ch, err
 	}
 	ch.Cap, ch.Expiry, ch.Paid, ch.Seq = row.Cap, row.Expiry.Time, row.Paid, uint64(row.Seq)
+	return ch, nil
+}
+
+// after is a channel once it is known what claims on it come to.
+func after(ch channelState, claims []session.Claim) (channelState, error) {
+	for _, c := range claims {
+		owed, err := c.Owed()
+		if err != nil {
+			return ch, err
+		}
+		if err := c.Verify(ch.Payer, 0); err != nil {
+			return ch, err
+		}
+		ch.Seq, ch.Spent = max(ch.Seq, c.Voucher.Seq), max(ch.Spent, owed)
+	}
 	return ch, nil
 }

@@ -210,6 +210,18 @@ func TestX5_AClientGoesOnOnItsChannel(t *testing.T) {
 		}
 		must(t, alice.stop())
 	}
+	// Of the killed session, too, both ends have the receipt.
+	var lost []top.SessionID
+	w.until("the client has a receipt of all that was earned", func() bool {
+		lost = nil
+		ours := alice.receipts("vpn-spent.ndjson")
+		for id, r := range x.receipts("vpn.ndjson") {
+			if ours[id].Amount < r.Amount {
+				lost = append(lost, id)
+			}
+		}
+		return len(lost) == 0
+	})
 	if n := at(w, func() int { return len(w.channels) }); n != 1 {
 		t.Errorf("%d channels", n)
 	}

@@ -2,6 +2,8 @@ package vpn
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"top/lib/receipt"
@@ -80,6 +82,7 @@ func (w *purse) taken(m taken) {
 func (w *purse) refused(m fault) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	delete(w.earlier, m.Session) // there is no receipt of it
 	if w.p == nil || m.Session != w.p.id {
 		return
 	}
@@ -90,6 +93,34 @@ func (w *purse) refused(m fault) {
 	if m.Kind == string(top.NotFound) {
 		w.over, w.why = true, m.Message
 	}
+}
+
+// askReceipts asks for the receipts of earlier sessions, and of this one if it is time.
+func (w *purse) askReceipts(own bool) {
+	w.mu.Lock()
+	ids := slices.Collect(maps.Keys(w.earlier))
+	if own && w.p != nil {
+		ids = append(ids, w.p.id)
+	}
+	w.mu.Unlock()
+	for _, id := range ids {
+		w.t.say(told{mReceipt, id, nil}.encode())
+	}
+}
+
+// earlierOf adds to sessions those of the claims that an exit shows: who was killed has
+// no receipt of what it paid since the last.
+func earlierOf(claims []session.Claim, all map[top.SessionID]bool) map[top.SessionID]bool {
+	more := maps.Clone(all)
+	for _, c := range claims {
+		for _, a := range c.Voucher.Anchors {
+			if more == nil {
+				more = map[top.SessionID]bool{}
+			}
+			more[a.Session] = true
+		}
+	}
+	return more
 }
 
 // receipted keeps the exit's receipt, if it says what we paid.
@@ -104,7 +135,11 @@ func (w *purse) receipted(b []byte) {
 		return
 	}
 	w.mu.Lock()
-	ok := w.p != nil && r.Ticket.Session == w.p.id && r.Ticket.Node == w.t.to.node && r.LogSum <= w.spentLocked()
+	ok := w.p != nil && r.Ticket.Node == w.t.to.node && r.Ticket.Session == w.p.id && r.LogSum <= w.spentLocked()
+	if w.earlier[r.Ticket.Session] && r.Ticket.Node == w.t.to.node && r.Ticket.Payer == w.ch.Payer { // its ticks prove the rest
+		ok = r.Unverified == 0
+		delete(w.earlier, r.Ticket.Session)
+	}
 	w.mu.Unlock()
 	if !ok {
 		w.t.log.Warn("a receipt of more than was paid", "session", r.Ticket.Session)

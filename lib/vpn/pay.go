@@ -41,7 +41,8 @@ type purse struct {
 	flushed time.Time
 	begged  time.Time // when the exit was last asked what it has of ours
 	over    bool
-	moves   bool // another session is being opened: the exit ends this one
+	moves   bool                   // another session is being opened: the exit ends this one
+	earlier map[top.SessionID]bool // of a process before this one: their receipts are asked for
 
 	paid chan struct{} // ticks went out: a voucher may be due
 }
@@ -135,7 +136,7 @@ func (w *purse) start(ctx context.Context, ch channelState, payer *session.Payer
 	w.before += w.spentLocked()
 	w.ch, w.payer, w.p = ch, payer, p
 	w.exitUp, w.sent, w.got, w.units, w.ticked, w.why, w.over = 0, 0, 0, 0, 0, "", false
-	w.step, w.asked = 0, unit
+	w.step, w.asked, w.earlier = 0, unit, earlierOf(a.Claims, w.earlier)
 	w.mu.Unlock()
 	w.t.mu.Lock()
 	w.t.terms = a
@@ -149,22 +150,8 @@ func (w *purse) start(ctx context.Context, ch channelState, payer *session.Payer
 	}
 	w.t.cur.Store(p)
 	w.t.release(p, p.gate.raise(firstCredit))
+	w.askReceipts(false)
 	return nil
-}
-
-// after is a channel once it is known what claims on it come to.
-func after(ch channelState, claims []session.Claim) (channelState, error) {
-	for _, c := range claims {
-		owed, err := c.Owed()
-		if err != nil {
-			return ch, err
-		}
-		if err := c.Verify(ch.Payer, 0); err != nil {
-			return ch, err
-		}
-		ch.Seq, ch.Spent = max(ch.Seq, c.Voucher.Seq), max(ch.Spent, owed)
-	}
-	return ch, nil
 }
 
 func draw() (b [32]byte) {
@@ -299,7 +286,7 @@ func (w *purse) listen(ctx context.Context) error {
 			}
 			if now.Sub(asked) >= receiptEvery {
 				asked = now
-				w.t.say(told{mReceipt, w.id(), nil}.encode())
+				w.askReceipts(true)
 			}
 			if now.Sub(began) > deadAfter && w.t.silent() > deadAfter {
 				return top.Errorf(top.Offline, "exit %s has not answered for %s", w.t.to.name, deadAfter)

@@ -74,6 +74,21 @@ func (e *Exit) session(from netip.Addr, id top.SessionID) *served {
 	return nil
 }
 
+// paidBy is a session of a channel on which a peer pays now, whoever spoke for it. The
+// caller holds the lock.
+func (e *Exit) paidBy(from netip.Addr, id top.SessionID) *served {
+	for _, a := range e.accounts {
+		for _, s := range a.sessions {
+			if !s.over && s.by != nil && s.by.addr6 == from {
+				if old := a.sessions[id]; old != nil {
+					return old
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // open begins a session for who shows a ticket.
 func (e *Exit) open(h heard) {
 	var m opening
@@ -353,6 +368,9 @@ func (e *Exit) ticked(from netip.Addr, m ticking) {
 func (e *Exit) told(from netip.Addr, m told) {
 	e.mu.Lock()
 	s := e.session(from, m.Session)
+	if s == nil && m.Kind == mReceipt {
+		s = e.paidBy(from, m.Session)
+	}
 	if s == nil {
 		e.mu.Unlock()
 		e.say(from, faultOf(0, m.Session, top.Errorf(top.NotFound, "no session %s here (begin another)", m.Session)).encode())
