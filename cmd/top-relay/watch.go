@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"top/lib/api"
@@ -65,13 +66,15 @@ type watcher struct {
 	box   string
 	from  top.Address
 	since top.Count
-	seen  []string // printed, and not told to their senders yet
+
+	mu   sync.Mutex
+	seen []string // printed, and not told to their senders yet
 }
 
 // errIdle ends a watch on which nothing came.
 var errIdle = errors.New("idle")
 
-// run prints until it is over. A daemon that starts again is asked again.
+// run prints until it is over, and tells the senders meanwhile.
 func (w *watcher) run(ctx context.Context) error {
 	if w.c.Set("since") {
 		w.since = top.Count(max(0, w.c.Int("since")))
@@ -80,47 +83,65 @@ func (w *watcher) run(ctx context.Context) error {
 	} else {
 		w.since = s.Inbox
 	}
+	watch, cancel := context.WithCancelCause(ctx)
+	var told sync.WaitGroup
+	told.Go(func() {
+		for tick := time.NewTicker(tellEvery); ; {
+			select {
+			case <-watch.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+				if err := w.read(watch); err != nil && !errors.Is(err, top.ErrOffline) {
+					cancel(err)
+				}
+			}
+		}
+	})
+	err := w.follow(watch, cancel)
+	cancel(nil)
+	told.Wait()
+	last, stop := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+	defer stop()
+	if e := w.read(last); err == nil {
+		err = e
+	}
+	return err
+}
+
+const (
+	tellEvery = 200 * time.Millisecond // at most, while messages are saved
+	lastWord  = 2 * time.Second        // for what was printed when the watch ended
+)
+
+// follow prints until ctx ends. A daemon that starts again is asked again, if --idle
+// bounds how long.
+func (w *watcher) follow(ctx context.Context, cancel context.CancelCauseFunc) error {
 	idle := w.c.Duration("idle")
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var alarm *time.Timer
 	if idle > 0 {
 		alarm = time.AfterFunc(idle, func() { cancel(errIdle) })
 		defer alarm.Stop()
 	}
-	tell := time.NewTicker(200 * time.Millisecond)
-	defer tell.Stop()
 	for {
 		err := w.agent.Messages(ctx, w.box, w.since, true, func(m api.Message) error {
 			if alarm != nil {
 				alarm.Stop()
 				defer alarm.Reset(idle)
 			}
-			if err := w.print(ctx, m); err != nil {
-				return err
-			}
-			select {
-			case <-tell.C:
-				return w.read(ctx)
-			default:
-				if len(w.seen) >= 256 {
-					return w.read(ctx)
-				}
-			}
-			return nil
+			return w.print(ctx, m)
 		})
-		if errors.Is(context.Cause(ctx), errIdle) {
-			return w.read(context.WithoutCancel(ctx))
-		}
-		if ctx.Err() != nil || err != nil && (!errors.Is(err, top.ErrOffline) || idle == 0) {
-			return err
-		}
-		if err := w.read(ctx); err != nil && !errors.Is(err, top.ErrOffline) {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, errIdle):
+			return nil
+		case cause != nil && !errors.Is(cause, context.Canceled):
+			return cause
+		case ctx.Err() != nil || err != nil && (!errors.Is(err, top.ErrOffline) || idle == 0):
 			return err
 		}
 		select {
 		case <-ctx.Done():
-		case <-tell.C:
+		case <-time.After(tellEvery):
 		}
 	}
 }
@@ -141,8 +162,11 @@ func (w *watcher) print(ctx context.Context, m api.Message) error {
 		return err
 	}
 	if !w.c.Bool("no-read") && m.State == "new" {
+		w.mu.Lock()
 		w.seen = append(w.seen, m.ID)
-		if w.c.String("save") == "" {
+		n := len(w.seen)
+		w.mu.Unlock()
+		if w.c.String("save") == "" || n >= 256 {
 			return w.read(ctx)
 		}
 	}
@@ -155,12 +179,18 @@ func fileName(m api.Message) string { return m.ID + "-" + hex.EncodeToString(m.F
 
 // read tells the senders what was seen.
 func (w *watcher) read(ctx context.Context) error {
-	if len(w.seen) == 0 {
+	w.mu.Lock()
+	ids := w.seen
+	w.seen = nil
+	w.mu.Unlock()
+	if len(ids) == 0 {
 		return nil
 	}
-	err := w.agent.Read(ctx, w.seen)
-	if err == nil {
-		w.seen = nil
+	err := w.agent.Read(ctx, ids)
+	if err != nil { // another time
+		w.mu.Lock()
+		w.seen = append(ids, w.seen...)
+		w.mu.Unlock()
 	}
 	return err
 }
