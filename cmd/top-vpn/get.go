@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"top/lib/api"
 	"top/lib/tool"
@@ -93,6 +94,10 @@ func unfetched(ctx context.Context, err error) error {
 	var bad *tls.CertificateVerificationError
 	if errors.As(err, &bad) {
 		return top.Errorf(top.Denied, "%v (a certificate that a server made itself: --insecure)", err)
+	}
+	var asked *url.Error
+	if _, why, ok := strings.Cut(err.Error(), ": unknown error "); ok && errors.As(err, &asked) { // so the proxy's answer is read
+		return top.Errorf(top.Offline, "fetch %s: %s, says the far end of the tunnel", asked.URL, why)
 	}
 	return fmt.Errorf("fetch: %v: %w", err, top.ErrOffline)
 }

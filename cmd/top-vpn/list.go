@@ -99,7 +99,8 @@ func statusText(s api.VPNStatus) string {
 func exitsVerb() tool.Verb {
 	return tool.Verb{
 		Name: "exits", Summary: "list the exits of the registry: price, region, time of an answer, score, class",
-		Doc: `Every exit is asked through a fresh tunnel, for which it is not paid. The score is what
+		Doc: `One line for each way to reach an exit: plain WireGuard, QUIC, websocket (up --carry).
+Every exit is asked through a fresh tunnel, for which it is not paid. The score is what
 this home saw of it: 50 for a stranger, more for sessions that carried, less for those
 that broke. Region and capacity are its operator's word.`,
 		Flags: []tool.Flag{
