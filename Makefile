@@ -22,7 +22,7 @@ test: build
 
 # The rooms that have no CometBFT in them; cgo is what the race detector needs.
 race:
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./lib/keys ./lib/pool ./lib/load ./lib/tool ./lib/sock ./lib/pipe ./lib/home ./lib/wallet ./lib/mesh ./lib/session ./lib/delivery ./lib/envelope ./lib/relay ./lib/carry ./lib/netstack ./lib/socks ./lib/wg ./lib/flow ./lib/policy ./lib/vpn
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./lib/keys ./lib/pool ./lib/load ./lib/tool ./lib/daemon ./lib/sock ./lib/pipe ./lib/home ./lib/wallet ./lib/mesh ./lib/session ./lib/delivery ./lib/envelope ./lib/relay ./lib/carry ./lib/netstack ./lib/socks ./lib/wg ./lib/flow ./lib/policy ./lib/vpn
 
 # Ten rounds of every fault, and one while payments are offered without a pause; make
 # test does one.

@@ -62,7 +62,7 @@ func waited(s api.VPNStatus, err error) error {
 }
 
 func statusText(s api.VPNStatus) string {
-	text := []string{s.Role + "    " + s.State}
+	text := []string{fmt.Sprintf("%-9s %s", s.Role, s.State)}
 	if s.AllowLoopback {
 		text = append(text, "loopback  allowed: this is for tests")
 	}
@@ -85,7 +85,7 @@ func statusText(s api.VPNStatus) string {
 		text = append(text,
 			fmt.Sprintf("hop %d     %s %s %s by %s, %s", i+1, h.Name, h.Class, h.Endpoint, h.Carry, h.Path),
 			fmt.Sprintf("          MTU %d, handshake %s ms ago, %.1f ms, loss %.2f %%, up %s and down %s kbit/s", h.MTU, h.HandshakeMs, float64(h.RTTMicros)/1000, float64(h.LossPpm)/10_000, h.UpKbps, h.DownKbps),
-			fmt.Sprintf("          %s; paid %s of %s TOP on channel %s", h.State, h.Paid, h.Cap, h.Channel.Short()))
+			fmt.Sprintf("          %s; paid %s TOP in this session, on channel %s of %s TOP", h.State, h.Paid, h.Channel.Short(), h.Cap))
 	}
 	if s.Shows != "" {
 		text = append(text, "note      "+s.Shows)

@@ -275,10 +275,11 @@ func (c *Client) attach(hops []*purse) error {
 	}
 	c.mu.Lock()
 	close(c.ready)
-	first := !c.wasReady
+	first, near := !c.wasReady, cmp.Or(c.cfg.Socks, c.cfg.TUN)
 	c.wasReady = true
 	c.mu.Unlock()
 	c.say("up", nil)
+	c.log.Info("up", "exit", last.to.name, "hops", len(hops), "at", near)
 	if first && c.cfg.Ready != nil {
 		return c.cfg.Ready()
 	}
