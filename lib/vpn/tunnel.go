@@ -112,10 +112,18 @@ func (t *tunnel) Out(bufs [][]byte, sizes []int, offset int) {
 		clear(sizes)
 		return
 	}
+	for i, b := range bufs {
+		if stays(b[offset : offset+sizes[i]]) {
+			sizes[i] = 0
+		}
+	}
 	t.table.Out(bufs, sizes, offset, t.now().Unix())
 	var sent uint64
 	for i, b := range bufs {
 		n := uint64(sizes[i])
+		if n == 0 {
+			continue
+		}
 		if p.gate.pass(n) {
 			sent += n
 			continue
@@ -126,6 +134,18 @@ func (t *tunnel) Out(bufs [][]byte, sizes []int, offset int) {
 	if p.sent.Add(sent) >= p.ask.Load() && sent > 0 {
 		t.stir()
 	}
+}
+
+// stays says that a packet is for many: a kernel and its programs say such on every
+// interface, and an exit has nobody to give it to.
+func stays(p []byte) bool {
+	switch {
+	case len(p) >= 20 && p[0]>>4 == 4: // 224.0.0.0/3, with broadcast
+		return p[16] >= 224
+	case len(p) >= 40 && p[0]>>4 == 6: // ff00::/8
+		return p[24] == 0xff
+	}
+	return false
 }
 
 // stir has the purse look at what moved.

@@ -1,8 +1,11 @@
 package vpn
 
 import (
+	"net/netip"
 	"testing"
 	"time"
+
+	"top/lib/wg"
 )
 
 // An exit is left for what it does not carry, not for questions that nobody had to
@@ -42,6 +45,32 @@ func TestWhenAnExitIsLeft(t *testing.T) {
 		}
 		if left < tc.left[0] || left > tc.left[1] {
 			t.Errorf("%s: left after %d ms, want %d", name, left, tc.left)
+		}
+	}
+}
+
+// What is for many on a link is neither sent nor counted: TUN has nobody there.
+func TestNeighboursAreNotBehindAnExit(t *testing.T) {
+	t.Parallel()
+	me4, me6 := netip.MustParseAddr("100.64.9.9"), netip.MustParseAddr("fe80::9")
+	for to, want := range map[string]bool{
+		"ff02::2": true, "ff0e::1": true, "224.0.0.251": true, "239.255.255.250": true, "255.255.255.255": true,
+		"169.254.169.254": false, "fe80::1": false, // these the exit refuses
+		"93.184.216.34": false, "100.64.0.1": false, "2606:2800::7": false, "fd74::1": false, "fec0::1": false, "223.255.255.1": false, "169.253.0.1": false,
+	} {
+		a := netip.MustParseAddr(to)
+		from := me4
+		if a.Is6() {
+			from = me6
+		}
+		pkt := wg.UDP{From: netip.AddrPortFrom(from, 9), To: netip.AddrPortFrom(a, 9), Body: []byte("x")}.Packet()
+		tun, p := &tunnel{now: time.Now, moved: make(chan struct{}, 1)}, newPaying()
+		p.gate.limit.Store(firstCredit)
+		tun.cur.Store(p)
+		sizes := []int{len(pkt)}
+		tun.Out([][]byte{pkt}, sizes, 0)
+		if stayed := sizes[0] == 0; stayed != want || (p.sent.Load() == 0) != want {
+			t.Errorf("%s: stays %t, %d bytes counted", to, stayed, p.sent.Load())
 		}
 	}
 }
