@@ -182,7 +182,18 @@ func (cfg *ClientConfig) mtu() int {
 	if cfg.Carry == QUIC {
 		return mtuHidden
 	}
-	return mtuPlain - hopOverhead*(cfg.Hops-1)
+	return mtuWithin(cfg.Hops - 1)
+}
+
+// mtuWithin is that of packets within so many tunnels and the last one. WireGuard pads
+// them to sixteens, at the far end up to that end's own MTU: what is no multiple would
+// not fit when it is padded.
+func mtuWithin(hops int) int {
+	m := mtuPlain
+	for range hops {
+		m = (m - hopOverhead) &^ 15
+	}
+	return m
 }
 
 func (c *Client) mark() uint32 {

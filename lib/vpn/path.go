@@ -171,7 +171,7 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 				cfg.Way, cfg.Mark = before.Way(), 0
 			}
 			if i < len(path)-1 {
-				before = wg.NewHop(netip.AddrPort{}, t.seen(path[i+1].end), mtuPlain-hopOverhead*i)
+				before = wg.NewHop(netip.AddrPort{}, t.seen(path[i+1].end), mtuWithin(i))
 				cfg.Key, cfg.Line = wg.NewPrivate(), before.Line()
 				joints = append(joints, before)
 			}

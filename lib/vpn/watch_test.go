@@ -74,3 +74,17 @@ func TestNeighboursAreNotBehindAnExit(t *testing.T) {
 		}
 	}
 }
+
+// What a far end pads within one hop more fits the hop before, by IPv6 too.
+func TestAPaddedPacketFitsEveryHop(t *testing.T) {
+	t.Parallel()
+	for hops := range 3 {
+		padded := (mtuWithin(hops) + 15) &^ 15 // WireGuard, 5.4.6
+		if outer := padded + hopOverhead; hops > 0 && outer > mtuWithin(hops-1) || outer > 1500+12 && hops == 0 {
+			t.Errorf("%d hops: packets of %d are %d outside", hops+1, mtuWithin(hops), outer)
+		}
+	}
+	if mtuWithin(0) != mtuPlain || mtuWithin(1) < 1280 {
+		t.Errorf("%d and %d", mtuWithin(0), mtuWithin(1))
+	}
+}
