@@ -4,9 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,15 +13,17 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 
 	"top/lib/api"
@@ -34,11 +35,23 @@ type space struct {
 	fd int
 }
 
+// onThread runs f on a thread whose namespace it may change. The thread goes back to its
+// own and lives: who ends with the thread that started him would end with it.
 func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and the thread ends with this
-		done <- f()
+		runtime.LockOSThread()
+		own, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			done <- err
+			return
+		}
+		defer unix.Close(own)
+		err = f()
+		if back := unix.Setns(own, unix.CLONE_NEWNET); back == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
 	}()
 	return <-done
 }
@@ -118,10 +131,67 @@ func cable(a *space, nameA string, b *space, nameB string) {
 	})
 }
 
-// capture keeps every frame that comes in on an interface.
+// A packet is what a capture saw of one.
+type packet struct {
+	in       bool // into the interface that was looked at, from outside
+	arp      bool
+	proto    byte
+	src, dst netip.AddrPort // port 0 where there is none
+	bytes    []byte         // from the header of IP on
+}
+
+// neighbours says that it is what neighbours on a cable say to each other, and no more.
+func (p packet) neighbours() bool {
+	at := len(p.bytes) - len(p.body())
+	return p.arp || p.proto == unix.IPPROTO_ICMPV6 && len(p.bytes) > at && p.bytes[at] >= 130 && p.bytes[at] <= 143 && !bytes.Contains(p.bytes, []byte(canary))
+}
+
+func (p packet) String() string {
+	return fmt.Sprintf("%d %s > %s %.60x", p.proto, p.src, p.dst, p.bytes)
+}
+
+// body is what follows the header of IP, and of IPv6 its options hop by hop.
+func (p packet) body() []byte {
+	b := p.bytes
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4:
+		return b[int(b[0]&15)*4:]
+	case len(b) >= 48 && b[0]>>4 == 6 && b[6] == 0:
+		return b[40+8+int(b[41])*8:]
+	case len(b) >= 40 && b[0]>>4 == 6:
+		return b[40:]
+	}
+	return nil
+}
+
+// parsePacket reads what a kernel that is to be trusted captured.
+func parsePacket(kind uint16, in bool, b []byte) packet {
+	p := packet{in: in, arp: kind == unix.ETH_P_ARP, bytes: b}
+	var src, dst netip.Addr
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4 && kind == unix.ETH_P_IP:
+		p.proto = b[9]
+		src, dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+	case len(b) >= 48 && b[0]>>4 == 6 && kind == unix.ETH_P_IPV6:
+		if p.proto = b[6]; p.proto == 0 {
+			p.proto = b[40]
+		}
+		src, dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
+	default:
+		return p
+	}
+	var ports [4]byte
+	if p.proto == unix.IPPROTO_UDP || p.proto == unix.IPPROTO_TCP {
+		copy(ports[:], p.body())
+	}
+	p.src, p.dst = netip.AddrPortFrom(src, binary.BigEndian.Uint16(ports[:])), netip.AddrPortFrom(dst, binary.BigEndian.Uint16(ports[2:]))
+	return p
+}
+
+// capture keeps every packet that passes an interface.
 type capture struct {
-	mu     sync.Mutex
-	frames [][]byte
+	mu  sync.Mutex
+	all []packet
 }
 
 func (s *space) capture(name string) *capture {
@@ -133,7 +203,7 @@ func (s *space) capture(name string) *capture {
 			return err
 		}
 		all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(all)); err != nil {
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(all)); err != nil {
 			return err
 		}
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 32<<20)
@@ -154,11 +224,12 @@ func (s *space) capture(name string) *capture {
 					return false
 				}
 				if err != nil {
-					return true
+					return true // the interface is gone
 				}
-				if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING {
+				if ll, ok := from.(*unix.SockaddrLinklayer); ok {
+					kind := binary.BigEndian.Uint16(binary.NativeEndian.AppendUint16(nil, ll.Protocol))
 					c.mu.Lock()
-					c.frames = append(c.frames, bytes.Clone(b[:k]))
+					c.all = append(c.all, parsePacket(kind, ll.Pkttype != unix.PACKET_OUTGOING, bytes.Clone(b[:min(k, 2048)])))
 					c.mu.Unlock()
 				}
 			}
@@ -168,85 +239,105 @@ func (s *space) capture(name string) *capture {
 	return c
 }
 
+// since are the packets from an index on that fulfil a condition, and the next index.
+func (c *capture) since(from int, is func(packet) bool) (found []packet, next int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.all[from:] {
+		if is(p) {
+			found = append(found, p)
+		}
+	}
+	return found, len(c.all)
+}
+
 func (c *capture) len() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.frames)
+	_, n := c.since(0, func(packet) bool { return false })
+	return n
 }
 
-// has says whether a frame from an index on has a text.
-func (c *capture) has(from int, text string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, f := range c.frames[from:] {
-		if bytes.Contains(f, []byte(text)) {
-			return true
-		}
-	}
-	return false
+func has(text string) func(packet) bool {
+	return func(p packet) bool { return bytes.Contains(p.bytes, []byte(text)) }
 }
 
-// beside describes the frames from an index on that are neither for the exit nor what
-// neighbours on a cable say to each other.
-func (c *capture) beside(from int, exit netip.AddrPort) (found []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, f := range c.frames[from:] {
-		p := f[14:]
-		switch kind := binary.BigEndian.Uint16(f[12:]); {
-		case kind == unix.ETH_P_ARP:
-			continue
-		case kind == unix.ETH_P_IP && p[9] == unix.IPPROTO_UDP:
-			to, _ := netip.AddrFromSlice(p[16:20])
-			if netip.AddrPortFrom(to, binary.BigEndian.Uint16(p[int(p[0]&15)*4+2:])) == exit {
-				continue
-			}
-		case kind == unix.ETH_P_IPV6 && !bytes.Contains(p, []byte(canary)):
-			next, rest := p[6], p[40:]
-			if next == 0 {
-				next, rest = rest[0], rest[8:]
-			}
-			if next == unix.IPPROTO_ICMPV6 && rest[0] >= 130 && rest[0] <= 143 {
-				continue // neighbours and listeners
-			}
+// at is for packets of or for an address.
+func at(a string) func(packet) bool {
+	addr := netip.MustParseAddr(a)
+	return func(p packet) bool { return p.src.Addr() == addr || p.dst.Addr() == addr }
+}
+
+// beside is for packets that a client sent neither to an endpoint nor to its
+// neighbours on the cable, nor where some may go.
+func beside(ends []string, may ...netip.Prefix) func(packet) bool {
+	return func(p packet) bool {
+		if !p.in || p.neighbours() || p.proto == unix.IPPROTO_UDP && slices.Contains(ends, p.dst.String()) {
+			return false
 		}
-		found = append(found, fmt.Sprintf("%.80x", f))
+		return p.dst.Port() == 53 || !slices.ContainsFunc(may, func(m netip.Prefix) bool { return m.Contains(p.dst.Addr()) })
 	}
-	return found
 }
 
 const (
-	canary = "canary-in-the-clear"
-	host4  = "93.184.216.34"
-	exitAt = "203.0.113.5:51820"
+	canary   = "canary-in-the-clear"
+	host4    = "93.184.216.34" // the site
+	host6    = "2606:2800::7"
+	away4    = "198.51.100.7" // the site, too: what is excluded
+	away6    = "2001:db8:77::7"
+	far4     = "93.184.216.35" // and this, that no exit was asked for before the hops
+	far6     = "2606:2800::8"
+	client4  = "192.168.7.2"
+	exitAt   = "203.0.113.5:51820"
+	otherAt  = "203.0.113.20:51820"
+	otherAt6 = "[2a01:db8:2::5]:51820"
 )
 
-// A country is a client, a router that is the Internet, and an exit, each in a
-// namespace, with the chain and the wallets outside.
+// A country is a client, a guest, a router that is the Internet, and two exits, each in
+// a namespace, with the chain and the wallets outside.
 type country struct {
 	*localnet
-	client, router, exit *space
-	lan, wan             *capture
-	via                  string
-	tun, exitTUN         string // names of this test's own: sockets of wg(8) know no namespaces
-	sent                 atomic.Int64
+	client, guest, router *space
+	exit                  map[string]*space // by home
+	lan, wan, wan2        *capture          // where client and exits end, at the router
+	tun                   string
+	exitTUN               map[string]string // of this test's own: sockets of wg(8) know no namespaces
+	via                   map[string]string
+	line                  *http.Client // of a program at the client
+	body                  []byte       // of the site
+	sent                  atomic.Int64 // canaries
 }
 
 func newCountry(t *testing.T) *country {
-	w := &country{localnet: start(t), client: newSpace(t), router: newSpace(t), exit: newSpace(t)}
-	w.tun, w.exitTUN = fmt.Sprintf("tc%d", os.Getpid()), fmt.Sprintf("tx%d", os.Getpid())
+	w := &country{localnet: start(t), client: newSpace(t), guest: newSpace(t), router: newSpace(t), via: map[string]string{}}
+	w.exit = map[string]*space{"exit1": newSpace(t), "exit2": newSpace(t)}
+	own := fmt.Sprintf("%d-%d", os.Getpid(), countries.Add(1))
+	w.tun, w.exitTUN = "tc"+own, map[string]string{"exit1": "tx" + own, "exit2": "ty" + own}
 	cable(w.client, "eth0", w.router, "lan0")
-	cable(w.exit, "eth0", w.router, "wan0")
-	for _, s := range []*space{w.client, w.router, w.exit} {
+	cable(w.guest, "eth0", w.router, "lan1")
+	cable(w.exit["exit1"], "eth0", w.router, "wan1")
+	cable(w.exit["exit2"], "eth0", w.router, "wan2")
+	for _, s := range []*space{w.client, w.guest, w.router, w.exit["exit1"], w.exit["exit2"]} {
 		s.link("lo", nil)
 	}
-	w.router.link("lo", nil, host4+"/32", "2606:2800::7/128")
+	w.router.link("lo", nil, host4+"/32", host6+"/128", away4+"/32", away6+"/128", far4+"/32", far6+"/128")
 	w.router.link("lan0", nil, "192.168.7.1/24", "fd07::1/64")
-	w.router.link("wan0", nil, "203.0.113.1/24")
-	w.client.link("eth0", []string{"192.168.7.1", "fd07::1"}, "192.168.7.2/24", "fd07::2/64")
-	w.exit.link("eth0", []string{"203.0.113.1"}, "203.0.113.5/24")
-	w.router.in(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
-	w.lan, w.wan = w.router.capture("lan0"), w.router.capture("wan0")
+	w.router.link("lan1", nil, "192.168.8.1/24")
+	w.router.link("wan1", nil, "203.0.113.1/28", "2a01:db8:1::1/64")
+	w.router.link("wan2", nil, "203.0.113.17/28", "2a01:db8:2::1/64")
+	w.client.link("eth0", []string{"192.168.7.1", "fd07::1"}, client4+"/24", "fd07::2/64")
+	w.guest.link("eth0", []string{"192.168.8.1"}, "192.168.8.2/24")
+	w.exit["exit1"].link("eth0", []string{"203.0.113.1", "2a01:db8:1::1"}, "203.0.113.5/28", "2a01:db8:1::5/64")
+	w.exit["exit2"].link("eth0", []string{"203.0.113.17", "2a01:db8:2::1"}, "203.0.113.20/28", "2a01:db8:2::5/64")
+	w.router.in(func() error {
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0), os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
+	})
+	w.lan, w.wan, w.wan2 = w.router.capture("lan0"), w.router.capture("wan1"), w.router.capture("wan2")
+	w.line = w.web(w.client)
+	w.site(bytes.Repeat([]byte(canary+"\n"), 600_000))
+	w.names()
+	for who, listen := range map[string]string{"exit1": exitAt, "exit2": otherAt6} {
+		w.kill(w.vpnLock(who))
+		w.serveExit(who, listen)
+	}
 	return w
 }
 
@@ -260,6 +351,7 @@ func (w *country) serveIn(s *space, who string, args ...string) *exec.Cmd {
 	defer r.Close()
 	cmd := w.command(who, "top-vpn", append(args, "--ready-fd", "3", "--quiet")...)
 	cmd.ExtraFiles, cmd.Stderr = []*os.File{pipe}, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	s.in(cmd.Start)
 	pipe.Close()
 	w.t.Cleanup(func() {
@@ -274,40 +366,163 @@ func (w *country) serveIn(s *space, who string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// serveExit runs the exit with a kernel interface.
-func (w *country) serveExit() {
-	w.serveIn(w.exit, "exit1", "serve", "--provide", "--listen", exitAt, "--tun", w.exitTUN)
-	s, err := w.vpn("exit1").Status(w.t.Context())
+// serveExit runs an exit with a kernel interface.
+func (w *country) serveExit(who, listen string) {
+	w.t.Helper()
+	w.serveIn(w.exit[who], who, "serve", "--provide", "--listen", listen, "--tun", w.exitTUN[who], "--resolver", host4+":53")
+	s, err := w.vpn(who).Status(w.t.Context())
 	if err != nil || len(s.Addrs) == 0 {
 		w.t.Fatalf("%v: %v", s, err)
 	}
-	w.via = s.Addrs[0] + "&node=" + s.Node.String()
+	w.via[who] = s.Addrs[0] + "&node=" + s.Node.String()
 }
 
-func (w *country) up() *exec.Cmd {
-	return w.serveIn(w.client, "alice", "up", "--tun", w.tun, "--via", w.via)
+// up runs the client's tunnel by both exits, unless args say otherwise.
+func (w *country) up(args ...string) {
+	w.t.Helper()
+	w.upVia(w.via["exit1"]+","+w.via["exit2"], args...)
 }
 
-// inClient runs a command of Alice's where her tunnel is.
-func (w *country) inClient(args ...string) (string, error) {
-	cmd := w.command("alice", "top-vpn", args...)
+func (w *country) upVia(via string, args ...string) {
+	w.t.Helper()
+	w.serveIn(w.client, "alice", append([]string{"up", "--tun", w.tun, "--via", via}, args...)...)
+}
+
+var countries atomic.Int64 // so far
+
+// inSpace runs a command of somebody's in a namespace.
+func (w *country) inSpace(s *space, who string, args ...string) (string, error) {
+	cmd := w.command(who, "top-vpn", args...)
 	var out, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &stderr
-	w.client.in(cmd.Start)
+	s.in(cmd.Start)
 	if err := cmd.Wait(); err != nil {
 		return out.String(), fmt.Errorf("%w: %s", err, stderr.String())
 	}
 	return out.String(), nil
 }
 
-// site serves a page at host4.
+// inClient runs a command of Alice's where her tunnel is.
+func (w *country) inClient(args ...string) (string, error) {
+	return w.inSpace(w.client, "alice", args...)
+}
+
+// web is a program in a namespace that fetches pages.
+func (w *country) web(s *space) *http.Client {
+	line := &http.Transport{DialContext: func(_ context.Context, network, to string) (c net.Conn, err error) {
+		s.in(func() error { c, err = net.DialTimeout(network, to, 5*time.Second); return nil })
+		return c, err
+	}, DisableKeepAlives: true, ResponseHeaderTimeout: 5 * time.Second}
+	return &http.Client{Transport: line}
+}
+
+// site serves a page at the hosts' addresses, and says from where it was asked.
 func (w *country) site(body []byte) {
-	var l net.Listener
-	w.router.in(func() (err error) { l, err = net.Listen("tcp", host4+":80"); return err })
-	srv := &http.Server{Handler: http.HandlerFunc(func(a http.ResponseWriter, _ *http.Request) { a.Write(body) })}
+	w.body = body
+	for _, a := range []string{host4, host6, away4, away6, far4, far6} {
+		var l net.Listener
+		w.router.in(func() (err error) { l, err = net.Listen("tcp", net.JoinHostPort(a, "80")); return err })
+		srv := &http.Server{Handler: http.HandlerFunc(func(a http.ResponseWriter, q *http.Request) {
+			from, _, _ := net.SplitHostPort(q.RemoteAddr)
+			a.Header().Set("Asked-From", from)
+			http.ServeContent(a, q, "page.txt", time.Time{}, bytes.NewReader(body))
+		})}
+		done := make(chan struct{})
+		go func() { defer close(done); srv.Serve(l) }()
+		w.t.Cleanup(func() { srv.Close(); <-done })
+	}
+}
+
+// names answers every question for an address with the site's.
+func (w *country) names() {
+	var c net.PacketConn
+	w.router.in(func() (err error) { c, err = net.ListenPacket("udp", host4+":53"); return err })
 	done := make(chan struct{})
-	go func() { defer close(done); srv.Serve(l) }()
-	w.t.Cleanup(func() { srv.Close(); <-done })
+	go func() {
+		defer close(done)
+		b := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(b[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			q := m.Questions[0]
+			m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
+			if q.Type == dnsmessage.TypeA {
+				m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 60}, Body: &dnsmessage.AResource{A: netip.MustParseAddr(host4).As4()}}}
+			}
+			if answer, err := m.Pack(); err == nil {
+				c.WriteTo(answer, from)
+			}
+		}
+	}()
+	w.t.Cleanup(func() { c.Close(); <-done })
+}
+
+// lookup asks the router's resolver, as a local network hands it out, for a name.
+func (w *country) lookup(name string) ([]netip.Addr, error) {
+	r := net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (c net.Conn, err error) {
+		w.client.in(func() error { c, err = net.Dial("udp", "192.168.7.1:53"); return nil })
+		return c, err
+	}}
+	return r.LookupNetIP(w.t.Context(), "ip4", name)
+}
+
+// from fetches a few bytes of the site at an address, and says by what address it was
+// asked.
+func (w *country) from(host string) (string, error) {
+	q, err := http.NewRequestWithContext(w.t.Context(), "GET", "http://"+net.JoinHostPort(host, "80")+"/", nil)
+	if err != nil {
+		return "", err
+	}
+	q.Header.Set("Range", "bytes=0-9")
+	r, err := w.line.Do(q)
+	if err != nil {
+		return "", err
+	}
+	defer r.Body.Close()
+	_, err = io.Copy(io.Discard, r.Body)
+	return r.Header.Get("Asked-From"), err
+}
+
+// download fetches the page as a program does that goes on where it was when its
+// connection breaks; after each read it calls each.
+func (w *country) download(host string, each func(have int)) {
+	w.t.Helper()
+	var have []byte
+	w.eventually("the page came whole", func() bool {
+		q, err := http.NewRequestWithContext(w.t.Context(), "GET", "http://"+net.JoinHostPort(host, "80")+"/", nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		q.Header.Set("Range", fmt.Sprintf("bytes=%d-", len(have)))
+		r, err := w.line.Do(q)
+		if err != nil {
+			w.t.Logf("at %d of %d bytes: %v", len(have), len(w.body), err)
+			return false
+		}
+		defer r.Body.Close()
+		b := make([]byte, 64<<10)
+		for {
+			n, err := r.Body.Read(b)
+			have = append(have, b[:n]...)
+			each(len(have))
+			if err == io.EOF {
+				return len(have) >= len(w.body)
+			}
+			if err != nil {
+				w.t.Logf("at %d of %d bytes: %v", len(have), len(w.body), err)
+				return false
+			}
+		}
+	})
+	if !bytes.Equal(have, w.body) {
+		w.t.Errorf("%d bytes came, and are not the page", len(have))
+	}
 }
 
 // storm sends the canary from the client everywhere, again and again, until stop.
@@ -330,10 +545,10 @@ func (w *country) storm() (stop func()) {
 			case <-end:
 				return
 			}
-			for _, to := range []string{host4 + ":9", host4 + ":53", "192.168.7.1:53", "8.8.8.8:443"} {
+			for _, to := range []string{host4 + ":9", host4 + ":53", "192.168.7.1:53", "192.168.7.1:9", "8.8.8.8:443", "8.8.8.8:853", away4 + ":9", "224.0.0.251:5353"} {
 				c4.WriteToUDPAddrPort([]byte(canary), netip.MustParseAddrPort(to))
 			}
-			for _, to := range []string{"[2606:2800::7]:53", "[fd07::1]:53", "[2606:2800::7]:443"} {
+			for _, to := range []string{"[" + host6 + "]:53", "[fd07::1]:53", "[fd07::1]:9", "[" + host6 + "]:443", "[" + away6 + "]:9", "[ff02::fb%eth0]:5353"} {
 				c6.WriteToUDPAddrPort([]byte(canary), netip.MustParseAddrPort(to))
 			}
 			w.sent.Add(1)
@@ -409,349 +624,4 @@ func (w *country) uapi(name, text string) string {
 		w.t.Fatalf("%s: %s", name, all.String())
 	}
 	return all.String()
-}
-
-// A stock wireguard-go goes out through an exit with the file that top-vpn config
-// wrote, for as long as the prepaid channel lasts; such units are marked.
-func TestDenyAStockClientMoreThanItsChannel(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Log("only root can make a namespace")
-		return
-	}
-	w := newCountry(t)
-	page := bytes.Repeat([]byte("x"), 1_000_000)
-	w.site(page)
-	stock := filepath.Join(t.TempDir(), "wireguard-go")
-	build := exec.Command("go", "build", "-o", stock, "golang.zx2c4.com/wireguard")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	w.kill(w.vpnLock("exit1"))
-	w.serveExit()
-	conf, err := w.inClient("config", "--exit", w.via, "--prepay", "0.00003") // 30 units: a page and a half
-	if err != nil {
-		t.Fatal(err)
-	}
-	value := func(name string) string { return between(conf, name+" = ", "\n") }
-	hexed := func(text string) string {
-		b, err := base64.StdEncoding.DecodeString(text)
-		if err != nil {
-			t.Fatalf("%q: %v", conf, err)
-		}
-		return hex.EncodeToString(b)
-	}
-	name := fmt.Sprintf("st%d", os.Getpid())
-	cmd := exec.Command(stock, "-f", name)
-	w.client.in(cmd.Start)
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		os.Remove("/var/run/wireguard/" + name + ".sock")
-	})
-	w.eventually("the stock device answers", func() bool {
-		c, err := net.Dial("unix", "/var/run/wireguard/"+name+".sock")
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
-	w.uapi(name, "set=1\nprivate_key="+hexed(value("PrivateKey"))+"\npublic_key="+hexed(value("PublicKey"))+"\nendpoint="+value("Endpoint")+"\nallowed_ip=0.0.0.0/0")
-	w.client.link(name, nil, strings.Split(value("Address"), ", ")[0])
-	w.client.in(func() error {
-		l, err := netlink.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: &net.IPNet{IP: net.ParseIP(host4).To4(), Mask: net.CIDRMask(32, 32)}})
-	})
-	get := func() (k int, err error) {
-		line := &http.Transport{DialContext: func(context.Context, string, string) (c net.Conn, err error) {
-			w.client.in(func() error { c, err = net.DialTimeout("tcp", host4+":80", 5*time.Second); return nil })
-			return c, err
-		}}
-		defer line.CloseIdleConnections()
-		r, err := (&http.Client{Transport: line, Timeout: 5 * time.Second}).Get("http://" + host4 + "/")
-		if err != nil {
-			return 0, err
-		}
-		defer r.Body.Close()
-		b, err := io.ReadAll(r.Body)
-		return len(b), err
-	}
-	if k, err := get(); err != nil || k != len(page) {
-		t.Fatalf("%d bytes: %v", k, err)
-	}
-	w.eventually("the exit counts it, unverified", func() (seen bool) {
-		err := w.vpn("exit1").Meters(t.Context(), 0, func(m api.VPNMeter) error {
-			seen = seen || m.Unverified && int(m.Units) >= len(page)>>16
-			return nil
-		})
-		return err == nil && seen
-	})
-	k := 0
-	if k, err = get(); err == nil || k >= len(page) {
-		t.Errorf("%d bytes beyond what was prepaid: %v", k, err)
-	}
-	if out := w.uapi(w.exitTUN, "get=1"); !strings.Contains(out, "public_key=") {
-		t.Errorf("wg sees no peer at the exit: %s", out)
-	}
-}
-
-// moves gives the client another address, in the middle of what it does.
-func (w *country) moves(from, to string) {
-	w.t.Helper()
-	w.client.in(func() error {
-		l, err := netlink.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		add, err := netlink.ParseIPNet(to)
-		if err != nil {
-			return err
-		}
-		if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: add}); err != nil {
-			return err
-		}
-		del, err := netlink.ParseIPNet(from)
-		if err != nil {
-			return err
-		}
-		if err := netlink.AddrDel(l, &netlink.Addr{IPNet: del}); err != nil {
-			return err
-		}
-		// The kernel dropped the route by the old address; a DHCP client sets it again.
-		gw := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Gw: net.ParseIP("192.168.7.1")}
-		return netlink.RouteReplace(gw)
-	})
-}
-
-// A machine whose address changes while pages come goes on in the same session, and
-// nothing leaves beside the tunnel meanwhile.
-func TestFaultTheAddressChangesUnderATunnel(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Log("only root can make a namespace; lib/vpn has a client that roams")
-		return
-	}
-	w := newCountry(t)
-	page := bytes.Repeat([]byte("x"), 20_000_000)
-	w.site(page)
-	w.kill(w.vpnLock("exit1"))
-	w.serveExit()
-	w.up()
-	first, err := w.vpn("alice").Status(t.Context())
-	if err != nil || len(first.Hops) != 1 {
-		t.Fatalf("%+v: %v", first, err)
-	}
-	from := w.lan.len()
-	stop := w.storm()
-	done := make(chan error, 1)
-	go func() {
-		out, err := w.inClient("get", "http://"+host4+"/", "--timeout", "50s")
-		if err == nil && out != string(page) {
-			err = fmt.Errorf("%d of %d bytes", len(out), len(page))
-		}
-		done <- err
-	}()
-	w.eventually("some of it is there", func() (some bool) {
-		err := w.vpn("alice").Meters(t.Context(), 0, func(m api.VPNMeter) error { some = some || m.Down > 1_000_000; return nil })
-		return err == nil && some
-	})
-	w.moves("192.168.7.2/24", "192.168.7.77/24")
-	if err := <-done; err != nil {
-		t.Errorf("the page that came meanwhile: %v", err)
-	}
-	w.stormed()
-	stop()
-	if found := w.lan.beside(from, netip.MustParseAddrPort(exitAt)); len(found) > 0 || w.lan.has(from, canary) {
-		t.Errorf("%d frames beside the tunnel, the first %s", len(found), found[:min(3, len(found))])
-	}
-	now, err := w.vpn("alice").Status(t.Context())
-	if err != nil || len(now.Hops) != 1 || now.Hops[0].Session != first.Hops[0].Session {
-		t.Errorf("another session: %+v, %v", now, err)
-	}
-}
-
-// door lets the client's namespace reach a node of the chain, which runs outside, at an
-// address that is the Internet's.
-func (w *country) door(node string) {
-	var l net.Listener
-	w.router.in(func() (err error) { l, err = net.Listen("tcp", chainAt); return err })
-	var open sync.WaitGroup
-	w.t.Cleanup(func() { l.Close() })
-	open.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			open.Go(func() {
-				defer c.Close()
-				to, err := net.Dial("tcp", node)
-				if err != nil {
-					return
-				}
-				defer to.Close()
-				go func() { io.Copy(to, c); to.Close() }()
-				io.Copy(c, to)
-			})
-		}
-	})
-}
-
-const chainAt = host4 + ":4001"
-
-// A client with a chain daemon of its own, and no channel, comes up around the whole
-// machine: that daemon's peers are spared, and nothing else. Told to spare none it cannot,
-// and says what it lacks.
-func TestDenyAllButTheChainBesideATunnel(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Log("only root can make a namespace; lib/netcfg tests what is set")
-		return
-	}
-	w := newCountry(t)
-	w.kill(w.vpnLock("exit1"))
-	w.serveExit()
-	s, err := w.chain("val0").Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	others := 0 // what a full node was told to reach
-	if err := w.chain("val0").Dials(t.Context(), func(d api.Dial) error { others++; return nil }); err != nil || others == 0 {
-		t.Errorf("a validator reaches %d others: %v", others, err)
-	}
-	var mesh string
-	for _, a := range s.Addresses {
-		if strings.HasPrefix(a, "/ip4/127.0.0.1/tcp/") {
-			mesh = a
-		}
-	}
-	w.door(net.JoinHostPort("127.0.0.1", between(mesh, "/tcp/", "/")))
-	at := netip.MustParseAddrPort(chainAt)
-	peer := fmt.Sprintf("/ip4/%s/tcp/%d", at.Addr(), at.Port()) + mesh[strings.Index(mesh, "/p2p/"):]
-	home := filepath.Join(w.dir, "own")
-	w.run("alice", "top-chain", "init", "--home", home, "--light", "--genesis", string(w.home("val0").Path("chain", "genesis.json")), "--peer", peer)
-	daemon := exec.Command(filepath.Join(w.bin, "top-chain"), "serve", "--home", home, "--quiet")
-	daemon.Stderr = os.Stderr
-	w.client.in(daemon.Start)
-	t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait() })
-	sock := filepath.Join(home, "run", "chain.sock")
-	w.eventually("the chain is seen", func() bool {
-		_, err := w.inClient("exits", "--no-look", "--chain-sock", sock)
-		return err == nil
-	})
-	up := w.serveIn(w.client, "alice", "up", "--tun", w.tun, "--via", w.via, "--chain-sock", sock)
-	from := w.lan.len()
-	stop := w.storm()
-	v, err := w.vpn("alice").Status(t.Context())
-	if err != nil || v.State != "up" || len(v.Spared) != 1 || v.Spared[0] != chainAt {
-		t.Errorf("%+v: %v", v, err)
-	}
-	if _, err := w.inClient("exits", "--no-look", "--chain-sock", sock); err != nil {
-		t.Errorf("with the tunnel up: %v", err)
-	}
-	w.stormed()
-	stop()
-	spared := 0
-	for _, f := range w.lan.beside(from, netip.MustParseAddrPort(exitAt)) {
-		// TCP to the chain's port at its address, in hex.
-		if strings.Contains(f, fmt.Sprintf("%x", netip.MustParseAddr(host4).AsSlice())) && strings.Contains(f, "0fa1") {
-			spared++
-			continue
-		}
-		t.Errorf("beside the tunnel: %s", f)
-	}
-	if spared == 0 || w.lan.has(from, canary) {
-		t.Errorf("%d frames to the chain; the canary left: %v", spared, w.lan.has(from, canary))
-	}
-	if _, err := w.inClient("down"); err != nil {
-		t.Fatal(err)
-	}
-	up.Wait()
-	none := w.command("alice", "top-vpn", "up", "--tun", w.tun, "--via", w.via, "--chain-sock", sock, "--spare-none", "--timeout", "20s")
-	w.client.in(none.Start)
-	w.eventually("it says what it lacks", func() bool {
-		v, err := w.vpn("alice").Status(t.Context())
-		return err == nil && len(v.Spared) == 0 && v.State != "up" && v.Problem != ""
-	})
-	none.Process.Kill()
-	none.Wait()
-	if _, err := w.inClient("down", "--force"); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Around a whole machine nothing leaves beside the tunnel, of either family, while it
-// is up, killed, started again and without its exit; what was set is taken back, and
-// who looks sees no byte of what is inside.
-func TestDenyEveryWayBesideATunnel(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Log("only root can make a namespace; lib/netcfg tests what is set")
-		return
-	}
-	w := newCountry(t)
-	page := bytes.Repeat([]byte(canary+"\n"), 500_000)
-	w.site(page)
-	w.kill(w.vpnLock("exit1"))
-	w.serveExit()
-	resolv, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fetch := func() {
-		t.Helper()
-		w.eventually("the page came", func() bool {
-			out, err := w.inClient("get", "http://"+host4+"/", "--timeout", "15s")
-			if err != nil {
-				t.Log(err)
-			}
-			return err == nil && out == string(page)
-		})
-	}
-	w.up()
-	from := w.lan.len()
-	stop := w.storm()
-	fetch()
-	w.kill(w.vpnLock("alice"))
-	w.stormed()
-	if _, err := w.inClient("down"); err == nil || !strings.Contains(err.Error(), "down --force") {
-		t.Errorf("down after a crash: %v", err)
-	}
-	w.up()
-	fetch()
-	w.kill(w.vpnLock("exit1"))
-	w.stormed()
-	w.serveExit()
-	fetch()
-	stop()
-	w.counts()
-	if out := w.uapi(w.tun, "get=1"); !strings.Contains(out, "endpoint="+exitAt) || strings.Contains(out, "last_handshake_time_sec=0\n") {
-		t.Errorf("wg sees %s", out)
-	}
-	if found := w.lan.beside(from, netip.MustParseAddrPort(exitAt)); len(found) > 0 || w.lan.has(from, canary) {
-		t.Errorf("%d frames beside the tunnel, the first %s", len(found), found[:min(3, len(found))])
-	}
-	if !w.wan.has(0, canary) {
-		t.Error("the exit sent nothing: the test looks in the wrong place")
-	}
-	if now, err := os.ReadFile("/etc/resolv.conf"); err != nil || !bytes.Equal(now, resolv) {
-		t.Errorf("resolv.conf changed: %v", err)
-	}
-
-	free := func(when string) {
-		t.Helper()
-		from := w.lan.len()
-		defer w.storm()()
-		w.eventually("packets leave "+when, func() bool { return w.lan.has(from, canary) })
-	}
-	if _, err := w.inClient("down"); err != nil {
-		t.Fatal(err)
-	}
-	free("after down")
-	w.up()
-	w.kill(w.vpnLock("alice"))
-	if _, err := w.inClient("down", "--force"); err != nil {
-		t.Fatal(err)
-	}
-	free("after down --force")
 }
