@@ -4,12 +4,18 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/binary"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"top/lib/api"
 	"top/lib/sock"
@@ -108,9 +114,11 @@ func TestFaultKillUnderATunnel(t *testing.T) {
 
 		n.serve("alice", "top-vpn", "up", "--socks", "127.0.0.1:0", "--via", "exit1")
 		n.fetched(url, body)
+		n.proxied()
 		n.kill(n.vpnLock("exit1"))
 		n.serve("exit1", "top-vpn", n.exitArgs("exit1")...)
 		n.fetched(url, body)
+		n.chainsAway(url, body)
 		n.run("alice", "top-vpn", "down")
 	}
 	for _, who := range []string{"exit1", "exit2"} {
@@ -127,6 +135,86 @@ func TestFaultKillUnderATunnel(t *testing.T) {
 			t.Errorf("%s settled twice: %s", who, out)
 		}
 	}
+}
+
+// proxied asks by HTTP CONNECT, and by datagrams of SOCKS (RFC 1928), as programs do
+// that are not ours.
+func (n *localnet) proxied() {
+	n.t.Helper()
+	s, err := n.vpn("alice").Status(n.t.Context())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, "a page") }))
+	defer web.Close()
+	for _, scheme := range []string{"http", "socks5"} {
+		line := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: scheme, Host: s.Socks}), TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+		r, err := (&http.Client{Transport: line}).Get(web.URL)
+		if err != nil {
+			n.t.Fatal(scheme, err)
+		}
+		b, err := io.ReadAll(r.Body)
+		r.Body.Close()
+		line.CloseIdleConnections()
+		if err != nil || string(b) != "a page" {
+			n.t.Errorf("by %s: %q, %v", scheme, b, err)
+		}
+	}
+	echo, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 1500)
+		for {
+			k, from, err := echo.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			echo.WriteTo(b[:k], from)
+		}
+	}()
+	defer func() { echo.Close(); <-done }()
+	c, err := net.Dial("tcp", s.Socks)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	answer := make([]byte, 12)
+	c.Write([]byte{5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0})
+	if _, err := io.ReadFull(c, answer); err != nil || !bytes.Equal(answer[:6], []byte{5, 0, 5, 0, 0, 1}) {
+		n.t.Fatalf("ASSOCIATE: %x, %v", answer, err)
+	}
+	u, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte(answer[6:10])), binary.BigEndian.Uint16(answer[10:]))))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer u.Close()
+	to := echo.LocalAddr().(*net.UDPAddr)
+	ask := append(binary.BigEndian.AppendUint16([]byte{0, 0, 0, 1, 127, 0, 0, 1}, uint16(to.Port)), "a datagram"...)
+	n.eventually("the datagram comes back", func() bool {
+		b := make([]byte, 1500)
+		u.Write(ask)
+		u.SetReadDeadline(time.Now().Add(time.Second))
+		k, err := u.Read(b)
+		return err == nil && bytes.Equal(b[:k], ask)
+	})
+}
+
+// chainsAway kills the chain daemons of both ends: the session goes on.
+func (n *localnet) chainsAway(url string, body []byte) {
+	n.t.Helper()
+	for _, who := range []string{"alice", "exit1"} {
+		n.kill(n.home(who).Path("chain", "lock"))
+	}
+	n.fetched(url, body)
+	for _, who := range []string{"alice", "exit1"} {
+		n.serve(who, "top-chain", "serve")
+	}
+	n.fetched(url, body)
 }
 
 // Who scans the port of hidden carriage without the exit's key sees a web server, and
