@@ -40,7 +40,7 @@ const target = "9.9.9.9" // where the tunnels lead: no address of this machine's
 // newLab needs root, and ip, nft and wg; it says so.
 func newLab(b *testing.B) *lab {
 	b.Helper()
-	l := &lab{localnet: start(b), b: b, prefix: fmt.Sprintf("tl%d", os.Getpid()%100000)}
+	l := &lab{localnet: begin(b, os.Getenv("TOP_FAULT_LOAD")), b: b, prefix: fmt.Sprintf("tl%d", os.Getpid()%100000)}
 	for _, ns := range []string{"a1", "b1", "a2", "b2", "c"} {
 		l.sh("", "ip netns add "+l.prefix+ns)
 		b.Cleanup(func() { exec.Command("ip", "netns", "del", l.prefix+ns).Run() })

@@ -12,8 +12,7 @@ import (
 // nothing that was taken is lost, every nano is where the verdicts say, and all
 // validators have one root in the end.
 func TestFaultUnderLoad(t *testing.T) {
-	t.Setenv("TOP_FAULT_LOAD", "") // it brings its own
-	n := start(t)
+	n := begin(t, "") // it brings its own
 	on := []string{"bench", "--on", string(n.home("val1")), "--payers", "16", "--offer", "300", "--seconds", "20", "--json"}
 	_, err := n.try("val1", "top-chain", on...)
 	if err == nil {

@@ -54,16 +54,25 @@ func TestMain(m *testing.M) {
 
 // A localnet is scripts/localnet, running.
 type localnet struct {
-	t   testing.TB
-	dir string
-	bin string
-	env []string
-	cmd *exec.Cmd
-	out *bufio.Reader
+	t    testing.TB
+	rate string // of payments beside; "" is none
+	dir  string
+	bin  string
+	env  []string
+	cmd  *exec.Cmd
+	out  *bufio.Reader
 }
 
-// start runs scripts/localnet on a folder of its own until the test ends.
-func start(t testing.TB) *localnet {
+// start runs scripts/localnet on a folder of its own until the test ends, beside that of
+// another test: they wait for blocks most of the time.
+func start(t *testing.T) *localnet {
+	t.Helper()
+	t.Parallel()
+	return begin(t, os.Getenv("TOP_FAULT_LOAD"))
+}
+
+// begin is start for what goes alone, with so many payments a second meanwhile.
+func begin(t testing.TB, rate string) *localnet {
 	t.Helper()
 	bin, err := binaries()
 	if err != nil {
@@ -74,7 +83,7 @@ func start(t testing.TB) *localnet {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	n := &localnet{t: t, dir: dir, bin: bin, env: append(os.Environ(), "TOP_BIN="+bin, "PATH="+bin+":"+os.Getenv("PATH"))}
+	n := &localnet{t: t, rate: rate, dir: dir, bin: bin, env: append(os.Environ(), "TOP_BIN="+bin, "PATH="+bin+":"+os.Getenv("PATH"))}
 	n.up()
 	return n
 }
@@ -105,8 +114,7 @@ func (n *localnet) up() {
 // load offers payments at val1, which no test kills, while the test runs: so many a
 // second as TOP_FAULT_LOAD says, none without it. What the chain took must add up.
 func (n *localnet) load() {
-	rate := os.Getenv("TOP_FAULT_LOAD")
-	if rate == "" {
+	if n.rate == "" {
 		return
 	}
 	const payers = "16"
@@ -120,7 +128,7 @@ func (n *localnet) load() {
 		n.t.Fatal(err)
 	}
 	n.run("alice", "top-wallet", strings.Fields(text)...)
-	cmd := n.command("val1", "top-chain", "bench", "--on", string(n.home("val1")), "--payers", payers, "--offer", rate, "--seconds", "1200", "--json")
+	cmd := n.command("val1", "top-chain", "bench", "--on", string(n.home("val1")), "--payers", payers, "--offer", n.rate, "--seconds", "1200", "--json")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

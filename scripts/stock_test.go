@@ -28,7 +28,7 @@ import (
 // of a tunnel over UDP, and a socket at the exit, each end a process. Run it with
 // -benchtime 1x.
 func BenchmarkRootless(b *testing.B) {
-	n := start(b)
+	n := begin(b, os.Getenv("TOP_FAULT_LOAD"))
 	n.serve("alice", "top-vpn", "up", "--socks", "127.0.0.1:0", "--via", "exit1")
 	s, err := n.vpn("alice").Status(b.Context())
 	if err != nil {
