@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -260,6 +261,47 @@ func TestDenyAProberTheExit(t *testing.T) {
 			t.Errorf("/%s asked for a websocket: %d %q, else %d %q", path, code, b, plain, a)
 		}
 	}
+	silent := n.knock("exit2")
 	n.serve("alice", "top-vpn", "up", "--socks", "127.0.0.1:0", "--via", "exit2", "--carry", "wss")
 	n.fetched(url, body)
+	silent()
+}
+
+// knock says to both UDP ports of an exit what a scanner says, and what looks like
+// WireGuard and QUIC; silent checks that nothing came back.
+func (n *localnet) knock(who string) (silent func()) {
+	n.t.Helper()
+	plain, hidden := n.exitPorts(who)
+	said := map[string]string{
+		"nothing": "", "text": "hello\n", "zeros": strings.Repeat("\x00", 1200),
+		"an initiation":        "\x01\x00\x00\x00" + strings.Repeat("x", 144),
+		"an answer":            "\x02\x00\x00\x00" + strings.Repeat("x", 88),
+		"a cookie":             "\x03\x00\x00\x00" + strings.Repeat("x", 60),
+		"data":                 "\x04\x00\x00\x00" + strings.Repeat("x", 60),
+		"a short QUIC packet":  "\x43" + strings.Repeat("x", 40),
+		"a small QUIC Initial": "\xc0\x00\x00\x00\x01\x08aaaaaaaa\x00\x00\x40\x20" + strings.Repeat("x", 32),
+		"a question of DNS":    "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x01\x00\x01",
+	}
+	open := map[string]net.Conn{}
+	for _, to := range []string{plain, hidden} {
+		for name, text := range said {
+			c, err := net.Dial("udp", to)
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			n.t.Cleanup(func() { c.Close() })
+			io.WriteString(c, text)
+			open[name+" at "+to] = c
+		}
+	}
+	return func() {
+		n.t.Helper()
+		for name, c := range open {
+			b := make([]byte, 1500)
+			c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+			if k, err := c.Read(b); err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+				n.t.Errorf("%s is answered: %x, %v", name, b[:k], err)
+			}
+		}
+	}
 }
