@@ -85,7 +85,7 @@ func (e *Exit) credit(s *served) [][]byte {
 	m, id := s.acct.meter, s.ticket.Session
 	m.Head(e.answered)
 	if s.lent() {
-		return e.creditLent(s, used)
+		return e.creditLent(s)
 	}
 	if used > s.units {
 		if err := m.Serve(e.now(), id, used-s.units); err != nil {

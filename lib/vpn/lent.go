@@ -58,7 +58,7 @@ func (e *Exit) lendable(a *account, k wg.Key) error {
 
 // creditLent raises a stock client's limit to what was prepaid, while the chain is known:
 // a channel that closed unseen would pay for nothing. The caller holds the lock.
-func (e *Exit) creditLent(s *served, used uint64) [][]byte {
+func (e *Exit) creditLent(s *served) [][]byte {
 	if e.now().Sub(e.answered) > e.deadline/2 {
 		s.why = fmt.Sprintf("the newest block is known of %s, too old to serve on", e.answered.UTC().Format("15:04:05"))
 		s.gate.stop()
@@ -66,7 +66,7 @@ func (e *Exit) creditLent(s *served, used uint64) [][]byte {
 	}
 	bought := s.bought()
 	s.why = ""
-	if used >= bought {
+	if s.gate.used.Load()+mtuPlain > bought*unit { // a whole packet has no room
 		s.why = "what was lent is used up (top-vpn lend goes on)"
 	}
 	return s.gate.raise(bought * unit)
