@@ -311,6 +311,11 @@ func newCountry(t *testing.T) *country {
 	w.exit = map[string]*space{"exit1": newSpace(t), "exit2": newSpace(t)}
 	own := fmt.Sprintf("%d-%d", os.Getpid(), countries.Add(1))
 	w.tun, w.exitTUN = "tc"+own, map[string]string{"exit1": "tx" + own, "exit2": "ty" + own}
+	t.Cleanup(func() { // who is killed leaves his socket
+		for _, name := range []string{w.tun, w.exitTUN["exit1"], w.exitTUN["exit2"]} {
+			os.Remove("/var/run/wireguard/" + name + ".sock")
+		}
+	})
 	cable(w.client, "eth0", w.router, "lan0")
 	cable(w.guest, "eth0", w.router, "lan1")
 	cable(w.exit["exit1"], "eth0", w.router, "wan1")
