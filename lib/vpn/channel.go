@@ -45,15 +45,17 @@ func (c *Client) statePath() string { return c.cfg.Home.Path("vpn", "channels.js
 
 // loadChannels reads what this home remembers.
 func (c *Client) loadChannels() error {
-	b, err := os.ReadFile(c.statePath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &c.channels)
-	}
-	if err != nil {
-		return fmt.Errorf("read %s: %w", c.statePath(), err)
+	for path, into := range map[string]any{c.statePath(): &c.channels, c.wishesPath(): &c.wishes} {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = json.Unmarshal(b, into)
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
 	}
 	return nil
 }
@@ -151,32 +153,36 @@ func (c *Client) openChannel(ctx context.Context, to target, own bool, left top.
 	if most < leastUnits*to.offer.Price {
 		return ch, top.Errorf(top.Denied, "a channel of %s TOP has no room at exit %s, which asks %s for 64 KiB (more: --cap)", most, to.name, to.offer.Price)
 	}
-	want := min(most, left)
-	lasts := cmp.Or(c.cfg.Lasts, defaultLasts)
-	var id [8]byte
-	rand.Read(id[:])
-	wish := "vpn-" + hex.EncodeToString(id[:])
+	key, q, err := c.wish(to, own, min(most, left))
+	if err != nil {
+		return ch, err
+	}
 	ch = channelState{Node: to.node, Payer: c.address, Hop: own}
+	state, text, wait := "", "", top.Count(channelWait.Milliseconds())
 	if own {
-		p, err := c.cfg.Wallet.OpenPayer(ctx, api.PayerWish{ID: wish, Service: Service, Node: to.node, Cap: want, LastsMs: top.Count(lasts.Milliseconds()), WaitMs: top.Count(channelWait.Milliseconds())})
-		if err != nil {
-			return ch, err
+		var p api.Payer
+		if p, err = c.cfg.Wallet.OpenPayer(ctx, api.PayerWish{ID: q.ID, Service: Service, Node: to.node, Cap: q.Cap, LastsMs: q.LastsMs, WaitMs: wait}); p.Channel != nil {
+			ch.Channel, ch.Payer = *p.Channel, p.Address
 		}
-		if p.Channel == nil {
-			return ch, top.Errorf(top.Failed, "open a channel to exit %s: %s", to.name, cmp.Or(p.Message, p.State))
-		}
-		ch.Channel, ch.Payer = *p.Channel, p.Address
+		state, text = p.State, cmp.Or(p.Message, p.State)
 	} else {
-		pay, err := c.cfg.Wallet.Spend(ctx, api.Spend{
-			ID: wish, Kind: "open", To: to.owner, Amount: want, LastsMs: top.Count(lasts.Milliseconds()), Service: Service, WaitMs: top.Count(channelWait.Milliseconds()),
-		})
-		if err != nil {
-			return ch, err
+		var p api.Payment
+		if p, err = c.cfg.Wallet.Spend(ctx, api.Spend{ID: q.ID, Kind: "open", To: to.owner, Amount: q.Cap, LastsMs: q.LastsMs, Service: Service, WaitMs: wait}); p.Channel != nil && p.State == "final" {
+			ch.Channel = *p.Channel
+		} else if err == nil {
+			text = p.Text()
 		}
-		if pay.State != "final" || pay.Channel == nil {
-			return ch, top.Errorf(top.Failed, "open a channel to exit %s: %s", to.name, pay.Text())
-		}
-		ch.Channel = *pay.Channel
+		state = p.State
+	}
+	open := err == nil && !ch.Channel.IsZero()
+	if open || err == nil && state == "failed" || err != nil && !waits(err) {
+		err = cmp.Or(err, c.wished(key))
+	}
+	switch {
+	case err != nil:
+		return ch, err
+	case !open:
+		return ch, top.Errorf(top.Failed, "open a channel to exit %s: %s", to.name, text)
 	}
 	row, err := c.cfg.Chain.Channel(ctx, ch.Channel)
 	if err != nil {
@@ -199,4 +205,59 @@ func after(ch channelState, claims []session.Claim) (channelState, error) {
 		ch.Seq, ch.Spent = max(ch.Seq, c.Voucher.Seq), max(ch.Spent, owed)
 	}
 	return ch, nil
+}
+
+// waits says whether what was asked for may come yet.
+func waits(err error) bool {
+	return errors.Is(err, top.ErrOffline) || errors.Is(err, top.ErrTimeout) || errors.Is(err, top.ErrBusy) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// A wish is a channel that the wallet was asked to open, until it is known what became of
+// it: to ask again by the same name opens no second one.
+type wish struct {
+	ID      string
+	Cap     top.Amount
+	LastsMs top.Count
+}
+
+// wish is the one that waits for an exit, or a new one, which is on disk before it is
+// uttered.
+func (c *Client) wish(to target, own bool, most top.Amount) (key string, w wish, err error) {
+	if key = to.node.String(); own {
+		key += " hop"
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w, ok := c.wishes[key]; ok {
+		return key, w, nil
+	}
+	var id [8]byte
+	rand.Read(id[:])
+	w = wish{"vpn-" + hex.EncodeToString(id[:]), most, top.Count(cmp.Or(c.cfg.Lasts, defaultLasts).Milliseconds())}
+	if c.wishes == nil {
+		c.wishes = map[string]wish{}
+	}
+	c.wishes[key] = w
+	return key, w, c.saveWishesLocked()
+}
+
+// wished lets go of a wish whose end is known.
+func (c *Client) wished(key string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.wishes, key)
+	return c.saveWishesLocked()
+}
+
+func (c *Client) wishesPath() string { return c.cfg.Home.Path("vpn", "wishes.json") }
+
+func (c *Client) saveWishesLocked() error {
+	if c.release == nil {
+		return nil // this home's file is another's
+	}
+	b, err := json.Marshal(c.wishes)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", c.wishesPath(), err)
+	}
+	return home.WriteFile(c.wishesPath(), b, 0o600)
 }

@@ -77,6 +77,7 @@ type Client struct {
 	ends     []netip.AddrPort // that our packets may go to
 	spared   []netip.AddrPort // that everybody's may, beside the tunnel
 	channels []channelState
+	wishes   map[string]wish // channels whose end is not known yet
 	state    string
 	problem  string
 	hops     []*purse // up, the entry first

@@ -565,3 +565,40 @@ func TestX5_OneTunnelPaysFromAHome(t *testing.T) {
 	cancel()
 	must(t, c.Run(ctx))
 }
+
+// TestX5_AChannelOnItsWayIsOpenedOnce: while the chain stands still a channel that was asked
+// for is not open yet. Asked again, by this process and by the next, it is the same one.
+func TestX5_AChannelOnItsWayIsOpenedOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	w.set(func() { w.pending = 1 })
+	cfg, _ := alice.config(via(x))
+	c, err := NewClient(cfg)
+	must(t, err)
+	ctx, cancel := contextOf(t, wait)
+	defer cancel()
+	if err := c.Run(ctx); !errors.Is(err, top.ErrFailed) || !strings.Contains(err.Error(), "on its way") {
+		t.Errorf("a first channel that is on its way: %v", err)
+	}
+	alice.up(via(x), func(c *ClientConfig) { c.Cap = 40 * price })
+	if n := at(w, func() int { return len(w.channels) }); n != 1 {
+		t.Errorf("%d channels were opened for one", n)
+	}
+	w.set(func() { w.pending = 3 })
+	must(t, alice.stop())
+	must(t, os.Remove(alice.home.Path("vpn", "channels.json")))
+	cfg, _ = alice.config(via(x))
+	for range 3 {
+		c, err := NewClient(cfg)
+		must(t, err)
+		if err := c.Run(ctx); err == nil {
+			t.Error("up without a channel")
+		}
+	}
+	alice.up(via(x))
+	alice.fetched(s, 300_000)
+	if n := at(w, func() int { return len(w.channels) }); n != 2 {
+		t.Errorf("%d channels were opened for two", n)
+	}
+}

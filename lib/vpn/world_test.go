@@ -46,6 +46,7 @@ type world struct {
 	txs      map[top.ID]api.Tx
 	wishes   map[string]top.ID // channels by who wished them
 	signed   map[top.ID]map[uint64][]byte
+	pending  int  // opens of channels that are answered as on their way, though they happen
 	twice    int  // voucher numbers that were signed for two vouchers
 	chainOff bool // sockets answer that nobody is there
 	walletOn func() error
@@ -280,6 +281,10 @@ func (m *member) walletRoutes() []sock.Route {
 			if !ok {
 				id = w.channel(m.address(), q.To, q.Amount, time.Duration(q.LastsMs)*time.Millisecond)
 				w.wishes[m.name+q.ID] = id
+			}
+			if w.pending > 0 {
+				w.pending--
+				return api.Payment{Type: "payment", ID: q.ID, Kind: q.Kind, State: "pending", Amount: q.Amount}, nil
 			}
 			return api.Payment{Type: "payment", ID: q.ID, Kind: q.Kind, State: "final", Amount: q.Amount, Channel: &id}, nil
 		}),
