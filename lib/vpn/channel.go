@@ -135,6 +135,15 @@ func (c *Client) channel(ctx context.Context, to target, not top.ID) (channelSta
 	if err != nil {
 		return ch, err
 	}
+	c.mu.Lock()
+	i := slices.IndexFunc(c.channels, func(o channelState) bool { return o.Channel == ch.Channel })
+	if i >= 0 { // both who began a session and who looks ahead wished for it
+		ch = c.channels[i]
+	}
+	c.mu.Unlock()
+	if i >= 0 {
+		return ch, nil
+	}
 	return ch, c.remember(ch, true)
 }
 

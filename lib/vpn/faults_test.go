@@ -18,6 +18,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/home"
+	"top/lib/session"
 	"top/lib/top"
 )
 
@@ -600,5 +601,23 @@ func TestX5_AChannelOnItsWayIsOpenedOnce(t *testing.T) {
 	alice.fetched(s, 300_000)
 	if n := at(w, func() int { return len(w.channels) }); n != 2 {
 		t.Errorf("%d channels were opened for two", n)
+	}
+}
+
+// TestAnExitEndsTheOldSessionFirst: while the next session is opened the exit may have taken
+// it already, and knows the old one no more: that is not the end of the path.
+func TestAnExitEndsTheOldSessionFirst(t *testing.T) {
+	t.Parallel()
+	w := &purse{p: newPaying(), payer: session.NewPayer(session.PayerConfig{})}
+	gone := faultOf(0, w.p.id, top.Errorf(top.NotFound, "no such session"))
+	w.moving(true)
+	w.refused(gone)
+	if over, _ := w.ended(); over {
+		t.Error("the path ended while it moved to the next session")
+	}
+	w.moving(false)
+	w.refused(gone)
+	if over, _ := w.ended(); !over {
+		t.Error("a session that the exit does not know goes on")
 	}
 }
