@@ -83,7 +83,11 @@ func (c *Client) chain3(ctx context.Context, bad map[top.NodeID]time.Time) (path
 	slices.SortStableFunc(entries, func(a, b target) int { // who knows us already
 		return cmp.Compare(btoi(!c.look.meets(a.node)), btoi(!c.look.meets(b.node)))
 	})
-	for n := min(maxEntries, len(entries)); n > 0; n-- {
+	most := min(maxEntries, len(entries))
+	if known := slices.IndexFunc(entries, func(t target) bool { return !c.look.meets(t.node) }); known > 0 {
+		most = min(most, known) // as long as one of them answers, nobody else needs to know us
+	}
+	for n := most; n > 0; n-- {
 		later, err := apart(ctx, entries[:n], rest, c.cfg.Hops-1)
 		if err != nil {
 			return nil, err
