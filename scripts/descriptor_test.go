@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -35,18 +34,6 @@ func (s *space) openTUN(name string) (f *os.File) {
 	return f
 }
 
-// site6 serves a page at host6.
-func (w *country) site6(body []byte) {
-	var l net.Listener
-	w.router.in(func() (err error) { l, err = net.Listen("tcp", "["+host6+"]:80"); return err })
-	srv := &http.Server{Handler: http.HandlerFunc(func(a http.ResponseWriter, _ *http.Request) { a.Write(body) })}
-	done := make(chan struct{})
-	go func() { defer close(done); srv.Serve(l) }()
-	w.t.Cleanup(func() { srv.Close(); <-done })
-}
-
-const host6 = "2606:2800::7"
-
 // A tunnel on a descriptor that was handed over carries both families, through an exit
 // with a kernel interface; addresses and routes are of who made it, and no firewall is set.
 // What the exit refuses, by both families, is refused: its own network, other clients,
@@ -57,20 +44,14 @@ func TestDenyNothingButWhatAnExitServes(t *testing.T) {
 		return
 	}
 	w := newCountry(t)
-	w.router.link("wan0", nil, "2001:db8:9::1/64")
-	w.exit.link("eth0", []string{"2001:db8:9::1"}, "2001:db8:9::5/64")
-	page := []byte(strings.Repeat("both families\n", 100_000))
-	w.site(page)
-	w.site6(page)
-	w.kill(w.vpnLock("exit1"))
-	w.serveExit()
+	page := w.body
 	f := w.client.openTUN(w.tun)
 	r, pipe, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	cmd := w.command("alice", "top-vpn", "up", "--tun-fd", "4", "--via", w.via, "--ready-fd", "3", "--quiet")
+	cmd := w.command("alice", "top-vpn", "up", "--tun-fd", "4", "--via", w.via["exit1"], "--ready-fd", "3", "--quiet")
 	cmd.ExtraFiles, cmd.Stderr = []*os.File{pipe, f}, os.Stderr
 	w.client.in(cmd.Start)
 	pipe.Close()
@@ -95,7 +76,7 @@ func TestDenyNothingButWhatAnExitServes(t *testing.T) {
 			n := 8 * len(ip)
 			return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: &net.IPNet{IP: ip, Mask: net.CIDRMask(n, n)}})
 		}
-		return errors.Join(route(net.ParseIP(host4).To4()), route(net.ParseIP(host6)), route(net.ParseIP("203.0.113.1").To4()), route(net.ParseIP("2001:db8:9::1")))
+		return errors.Join(route(net.ParseIP(host4).To4()), route(net.ParseIP(host6)), route(net.ParseIP("203.0.113.1").To4()), route(net.ParseIP("2a01:db8:1::1")))
 	})
 	for _, at := range []string{host4, "[" + host6 + "]"} {
 		w.eventually("the page of "+at, func() bool {
@@ -117,7 +98,7 @@ func TestDenyNothingButWhatAnExitServes(t *testing.T) {
 			return nil
 		})
 	}
-	for _, at := range []string{"203.0.113.1", "2001:db8:9::1"} { // the router, by the exit's own network
+	for _, at := range []string{"203.0.113.1", "2a01:db8:1::1"} { // the router, by the exit's own network
 		var l net.Listener
 		w.router.in(func() (err error) { l, err = net.Listen("tcp", net.JoinHostPort(at, "80")); return err })
 		defer l.Close()
