@@ -325,13 +325,25 @@ func window(largest uint32, price, paid top.Amount) uint64 {
 // header, or, while the chain stands still, that of its own node's last answer.
 func (m *Meter) Head(at time.Time) { m.head = at }
 
+// end is the unit at which a session stops until the next voucher. An anchor as long as
+// they get says that the cap has as much again (Payer): what is served beyond its last
+// tick, while the next voucher is on its way, is at most a window and is in its amount.
+// A shorter one ends with its last tick.
+func (m *Meter) end(s *served) uint64 {
+	to, n := s.base+uint64(s.anchor.N), uint64(s.anchor.N)
+	if k := len(m.slots); k > 0 && n == MaxSteps/uint64(k) {
+		to += min(m.window(s), n)
+	}
+	return to
+}
+
 // Credit is how many units of a session can be served before the next tick (S4).
 func (m *Meter) Credit(id top.SessionID) uint64 {
 	s := m.live[id]
 	if s == nil || s.closed || !s.begun {
 		return 0
 	}
-	to := min(s.paid()+m.window(s), s.base+uint64(s.anchor.N))
+	to := min(s.paid()+m.window(s), m.end(s))
 	if to <= s.units {
 		return 0
 	}

@@ -270,7 +270,9 @@ func (p *Payer) promised(id top.SessionID) (in bool) {
 	return in
 }
 
-// steps is how many ticks each of k anchors may promise, within the cap (S2).
+// steps is how many ticks each of k anchors may promise, within the cap (S2). The most
+// says that the cap has as many again, and the provider serves a window beyond them while
+// the next voucher is on its way: so near the end of the cap it is one less.
 func (p *Payer) steps(k int, amount, prices top.Amount) uint32 {
 	if k == 0 {
 		return 0
@@ -281,7 +283,11 @@ func (p *Payer) steps(k int, amount, prices top.Amount) uint32 {
 		return 0
 	}
 	if prices > 0 {
-		n = min(n, uint64(left/prices))
+		room := uint64(left / prices)
+		if n == MaxSteps/uint64(k) && room < 2*n {
+			n--
+		}
+		n = min(n, room)
 	}
 	return uint32(n)
 }
@@ -298,7 +304,7 @@ func (p *Payer) extends(live []top.SessionID, n uint32) bool {
 // usedUp is an error once a session can go no further.
 func (p *Payer) usedUp(live []top.SessionID) error {
 	for _, id := range live {
-		if s := p.live[id]; s.now == nil || s.paid == s.now.base+uint64(s.now.n) {
+		if s := p.live[id]; s.now == nil || s.paid >= s.now.base+uint64(s.now.n) {
 			return top.Errorf(top.Denied, "the channel's cap of %s TOP is used up (open another channel)", p.cfg.Cap)
 		}
 	}
@@ -382,7 +388,7 @@ func (p *Payer) Repeat() []Tick {
 			continue
 		}
 		p.tick(id, s)
-		if i := uint32(s.paid - s.now.base); i > 0 {
+		if i := s.ticked(); i > 0 {
 			ticks = append(ticks, Tick{id, i, s.now.chain.At(i)})
 		}
 	}
@@ -403,6 +409,10 @@ func (p *Payer) tick(id top.SessionID, s *paying) (Tick, bool) {
 	return Tick{id, i, s.now.chain.At(i)}, true
 }
 
+// ticked is the last tick on the anchor: its end if more was ticked on the one before
+// while this one was on its way, which the next voucher settles.
+func (s *paying) ticked() uint32 { return uint32(min(s.paid-s.now.base, uint64(s.now.n))) }
+
 // window is the credit that the provider gives, as far as the payer knows.
 func (p *Payer) window(s *paying) uint64 {
 	paid, err := p.sum(func(s *paying) uint64 { return s.paid })
@@ -422,7 +432,7 @@ func (p *Payer) Show() []Claim {
 		c := p.last.unticked()
 		for j := range c.Ticks {
 			t, s := &c.Ticks[j], p.live[c.Ticks[j].Session]
-			if t.I = uint32(s.paid - s.now.base); t.I > 0 {
+			if t.I = s.ticked(); t.I > 0 {
 				t.W = s.now.chain.At(t.I)
 			}
 		}

@@ -95,20 +95,42 @@ func TestReanchor(t *testing.T) {
 	}
 }
 
+// While a voucher is on its way the provider serves one window beyond the anchor, which
+// that voucher pays; never more, and nothing beyond one that is shorter than it could be.
 func TestPastTheAnchorTheProviderStops(t *testing.T) {
-	e := newEnds(t, top.One)
-	e.begin(sid(1), vpn())
-	for range session.MaxSteps { // the voucher that was due is lost, and lost again
-		e.unit(sid(1))
+	for _, tc := range []struct {
+		cap, ticks, beyond uint64
+	}{
+		{1 << 30, session.MaxSteps, session.MaxSteps / 4},
+		{2 * session.MaxSteps, session.MaxSteps, session.MaxSteps / 4},
+		{2*session.MaxSteps - 1, session.MaxSteps - 1, 0}, // the cap has not as much again
+		{session.MaxSteps, session.MaxSteps - 1, 0},
+		{100, 100, 0},
+	} {
+		e := newEnds(t, top.Amount(tc.cap)*price)
+		e.begin(sid(1), vpn())
+		for range tc.ticks { // the voucher that was due is lost, and lost again
+			e.unit(sid(1))
+		}
+		e.repeat()
+		refused(t, e.meter.Serve(e.now, sid(1), tc.beyond+1), top.ErrDenied)
+		e.ok(e.meter.Serve(e.now, sid(1), tc.beyond))
+		refused(t, e.meter.Serve(e.now, sid(1), 1), top.ErrDenied)
+		if _, due := e.payer.Served(sid(1), tc.ticks+tc.beyond); due {
+			t.Fatal("a tick beyond the anchor")
+		}
+		if e.owed() != top.Amount(tc.ticks)*price {
+			t.Fatalf("owed %s after %d ticks", e.owed(), tc.ticks)
+		}
+		if tc.cap <= tc.ticks {
+			continue
+		}
+		e.renew()
+		if want := top.Amount(tc.ticks+tc.beyond) * price; e.owed() != want {
+			t.Fatalf("owed %s, want %s", e.owed(), want)
+		}
+		e.ok(e.meter.Serve(e.now, sid(1), 1))
 	}
-	refused(t, e.meter.Serve(e.now, sid(1), 1), top.ErrDenied)
-	e.repeat()
-	refused(t, e.meter.Serve(e.now, sid(1), 1), top.ErrDenied)
-	if _, due := e.payer.Served(sid(1), 2000); due {
-		t.Fatal("a tick beyond the anchor")
-	}
-	e.renew()
-	e.ok(e.meter.Serve(e.now, sid(1), 1))
 }
 
 func TestAVoucherEveryTenSeconds(t *testing.T) {
