@@ -1,6 +1,10 @@
 package vpn
 
-import "top/lib/top"
+import (
+	"net/netip"
+
+	"top/lib/top"
+)
 
 // A session that ends leaves what its client did not tick any more, as when it was
 // killed. Up to 8 units of a channel and a sixteenth of what it paid are forgiven;
@@ -112,4 +116,35 @@ func (e *Exit) release(s *served, free [][]byte) {
 	if len(free) > 0 {
 		e.dev.Inject(free...)
 	}
+}
+
+// session is one that a peer speaks for: nearly always the one that it uses, so that a
+// tick does not cost more with each account. The caller holds the lock.
+func (e *Exit) session(from netip.Addr, id top.SessionID) *served {
+	if p := e.peer(from); p != nil {
+		if s := p.sess.Load(); s != nil && s.ticket.Session == id && s.by == p {
+			return s
+		}
+	}
+	for _, a := range e.accounts {
+		if s := a.sessions[id]; s != nil && s.by != nil && s.by.addr6 == from {
+			return s
+		}
+	}
+	return nil
+}
+
+// paidBy is a session of a channel on which a peer pays now, whoever spoke for it. The
+// caller holds the lock.
+func (e *Exit) paidBy(from netip.Addr, id top.SessionID) *served {
+	for _, a := range e.accounts {
+		for _, s := range a.sessions {
+			if !s.over && s.by != nil && s.by.addr6 == from {
+				if old := a.sessions[id]; old != nil {
+					return old
+				}
+			}
+		}
+	}
+	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"top/lib/home"
 	"top/lib/keys"
 	"top/lib/policy"
+	"top/lib/session"
 	"top/lib/sock"
 	"top/lib/top"
 )
@@ -69,7 +70,7 @@ func exitAlone(dir home.Dir, seed string) error {
 }
 
 // BenchmarkPeers is what 1,000 idle peers cost an exit in a process of its own, and what
-// 200 clients carry together beside one. Run it with -benchtime 1x.
+// 200 that pay carry together beside one. Run it with -benchtime 1x.
 func BenchmarkPeers(b *testing.B) {
 	const idle, active = 1000, 200
 	w := newWorld(b)
@@ -87,16 +88,77 @@ func BenchmarkPeers(b *testing.B) {
 	defer ln.Close()
 	sink := &sink{}
 	go sink.run(ln)
-	var all []*member
-	for i := range active {
-		all = append(all, w.member("client"+strconv.Itoa(i)).up(via(x)))
+	ctx, cancel := context.WithCancel(b.Context())
+	var paying sync.WaitGroup
+	defer paying.Wait()
+	defer cancel()
+	var all []*rider
+	for range active {
+		r := alice.ride(x)
+		r.begun(r.channel(1000 * top.One))
+		paying.Go(func() { r.pay(ctx) })
+		all = append(all, r)
 	}
 	var one, many []float64
-	for range 3 {
+	for range 2 {
 		one = append(one, sink.rate(b, all[:1], ln.Addr().String()))
 		many = append(many, sink.rate(b, all, ln.Addr().String()))
 	}
-	b.Logf("upload: one client %.0f Mbit/s, %d together %.0f, with %d idle beside; %d MiB resident", one, active, many, idle, resident(b, pid))
+	b.Logf("upload, Mbit/s: one peer %.0f, %d together %.0f, with %d idle beside; %d MiB resident", one, active, many, idle, resident(b, pid))
+}
+
+// pay pays for what a rider sends until ctx ends, as a purse does and with the key at
+// hand.
+func (r *rider) pay(ctx context.Context) {
+	r.p.gate.limit.Store(firstCredit)
+	beat := time.NewTicker(tickEvery)
+	defer beat.Stop()
+	var up, next uint64
+	for {
+		flush := false
+		select {
+		case <-ctx.Done():
+			return
+		case b := <-r.t.words:
+			var s state
+			var k taken
+			switch {
+			case b[0] == mState && s.decode(b) == nil && s.Session == r.id:
+				up = max(up, s.Up)
+				r.t.release(r.p, r.p.gate.raise(s.Limit-min(s.Limit, s.Down)))
+			case b[0] == mTaken && k.decode(b) == nil && r.payer.Acknowledged(k.Seq) == nil:
+				r.t.say(ticking{Session: r.id, Ticks: r.payer.Repeat()}.encode())
+			}
+		case <-r.t.moved:
+		case <-beat.C:
+			flush = true
+		}
+		sent := r.p.sent.Load()
+		tick, due := r.payer.Served(r.id, min(sent, up)/unit)
+		if !due && flush {
+			tick, due = r.payer.Flush(r.id)
+		}
+		if m := (ticking{Session: r.id, Up: sent}); due || flush || sent >= next {
+			if due {
+				m.Ticks = []session.Tick{tick}
+			}
+			if flush {
+				m.Ticks = r.payer.Repeat()
+			}
+			next = sent + min(max(sent/16, unit), tickUnits*unit/2)
+			r.p.ask.Store(next)
+			r.t.say(m.encode())
+		}
+		n, due, err := r.payer.Renew(r.m.clock())
+		if err != nil {
+			return // its channel is used up
+		}
+		if due && n.Voucher.Sign(r.m.account.Signer()) == nil && r.payer.Signed(n.Voucher) == nil || flush {
+			if n, waits := r.payer.Waiting(); waits {
+				r.t.say(told{mVoucher, r.id, n.Encode()}.encode())
+			}
+		}
+	}
 }
 
 // alone runs an exit in a process of its own, registers it, and gives its process.
@@ -164,16 +226,25 @@ func (s *sink) run(ln net.Listener) {
 	}
 }
 
-// rate is what clients send there together, Mbit/s.
-func (s *sink) rate(t testing.TB, all []*member, to string) float64 {
+// rate is what riders send there together, Mbit/s. All are connected before the first
+// sends: a handshake beside two hundred that send takes as long as they let it.
+func (s *sink) rate(t testing.TB, all []*rider, to string) float64 {
 	t.Helper()
-	var done sync.WaitGroup
+	const warm, lasts = 3 * time.Second, 5 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
+	defer cancel()
+	at := netip.AddrPortFrom(host4(), netip.MustParseAddrPort(to).Port()).String()
 	var conns []net.Conn
-	at := netip.MustParseAddrPort(to)
-	for _, m := range all {
-		c, err := m.client.stack.DialContext(t.Context(), "tcp", netip.AddrPortFrom(host4(), at.Port()).String())
+	for _, r := range all {
+		c, err := r.stack.DialContext(ctx, "tcp", at)
 		must(t, err)
+		defer c.Close()
 		conns = append(conns, c)
+	}
+	var done sync.WaitGroup
+	defer done.Wait()
+	for _, c := range conns {
+		c.SetWriteDeadline(time.Now().Add(warm + lasts))
 		done.Go(func() {
 			for b := make([]byte, 64<<10); ; {
 				if _, err := c.Write(b); err != nil {
@@ -182,15 +253,9 @@ func (s *sink) rate(t testing.TB, all []*member, to string) float64 {
 			}
 		})
 	}
-	const lasts = 5 * time.Second
 	total := func() int { s.mu.Lock(); defer s.mu.Unlock(); return s.got }
-	<-time.After(time.Second)
+	<-time.After(warm)
 	before := total()
 	<-time.After(lasts)
-	came := total() - before
-	for _, c := range conns {
-		c.Close()
-	}
-	done.Wait()
-	return float64(came) * 8 / lasts.Seconds() / 1e6
+	return float64(total()-before) * 8 / lasts.Seconds() / 1e6
 }

@@ -64,31 +64,6 @@ func (e *Exit) handle(h heard) {
 	}
 }
 
-// session is one that a peer speaks for. The caller holds the lock.
-func (e *Exit) session(from netip.Addr, id top.SessionID) *served {
-	for _, a := range e.accounts {
-		if s := a.sessions[id]; s != nil && s.by != nil && s.by.addr6 == from {
-			return s
-		}
-	}
-	return nil
-}
-
-// paidBy is a session of a channel on which a peer pays now, whoever spoke for it. The
-// caller holds the lock.
-func (e *Exit) paidBy(from netip.Addr, id top.SessionID) *served {
-	for _, a := range e.accounts {
-		for _, s := range a.sessions {
-			if !s.over && s.by != nil && s.by.addr6 == from {
-				if old := a.sessions[id]; old != nil {
-					return old
-				}
-			}
-		}
-	}
-	return nil
-}
-
 // open begins a session for who shows a ticket.
 func (e *Exit) open(h heard) {
 	var m opening
