@@ -203,13 +203,15 @@ func (c *Carrier) Hand(p Place) bool {
 	return true
 }
 
-// Acked takes a recipient's acknowledgement: what is new of it is earned.
+// Acked takes a recipient's acknowledgement: what is new of it is earned. It may
+// be ahead of what was handed over, up to what was taken: after a crash the
+// recipient has more than the carrier knows of.
 func (c *Carrier) Acked(a session.Ack, now time.Time) (earned top.Amount, err error) {
 	l := c.lines[a.Recipient()]
 	switch {
 	case a.Channel != c.cfg.Channel:
 		return 0, fmt.Errorf("acknowledgement on channel %s, not %s: %w", a.Channel.Short(), c.cfg.Channel.Short(), top.ErrDenied)
-	case l == nil || a.To > l.Passed:
+	case l == nil || a.To > max(l.Passed, l.Taken):
 		return 0, fmt.Errorf("%s acknowledges what it was not handed: %w", a.Recipient(), top.ErrDenied)
 	}
 	if err := a.Verify(c.cfg.Chain, uint64(now.Unix())); err != nil {

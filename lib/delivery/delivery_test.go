@@ -231,6 +231,25 @@ func TestV2_RefusedAcknowledgements(t *testing.T) {
 	}
 }
 
+// What was taken again after a crash and not handed over again may be acknowledged:
+// its recipient has it from before.
+func TestV2_AnAcknowledgementAheadOfTheHandover(t *testing.T) {
+	e, bob := newEnds(t), newDevice(t, 2, 2)
+	e.carry(bob, 50)
+	p := e.place(bob, 40)
+	e.renew()
+	bob.reader.Got(p, top.ID{9})
+	_, err := e.c.Acked(bob.ack(t), e.now)
+	is(t, err, top.ErrDenied)
+	ok(t, e.c.Take(p, 40, e.expiry(), e.now))
+	if n := e.acked(bob.ack(t)); n != 90 {
+		t.Errorf("earned %s, not 90 nano", n)
+	}
+	if n := e.acked(bob.ack(t)); n != 0 || !e.c.Hand(p) {
+		t.Errorf("earned %s once more", n)
+	}
+}
+
 func TestV3_AVoucherTakesNothingBack(t *testing.T) {
 	e, bob := newEnds(t), newDevice(t, 2, 2)
 	p := e.carry(bob, 50)

@@ -143,15 +143,21 @@ func (p *provider) fill(w *work) (blobs []*parcel, err error) {
 }
 
 // untake leaves out of a carry's state what lingers: after a crash its sender
-// sends it again.
+// sends it again, unless it knows an acknowledgement that was lost here. So it is
+// not handed over either: what nobody sends again would fill the window for ever.
 func (p *provider) untake(c *carry, st *delivery.CarrierState) {
 	for _, m := range p.work.parcels {
 		if m.head.Channel != c.ticket.Channel {
 			continue
 		}
 		for i := range st.Lines {
-			if l := &st.Lines[i]; l.Recipient == m.head.Recipient {
-				l.Taken = min(l.Taken, m.head.From)
+			l := &st.Lines[i]
+			if l.Recipient != m.head.Recipient {
+				continue
+			}
+			l.Taken = min(l.Taken, m.head.From)
+			if m.head.To <= l.Passed && !c.c.Knows(m.place()) {
+				l.Handed -= min(l.Handed, m.head.To-m.head.From)
 			}
 		}
 	}

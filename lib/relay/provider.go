@@ -76,6 +76,7 @@ type carry struct {
 	sender  *stream // nil while the sender is away
 	unsaid  bool    // there is a newer receipt to be made
 	logged  *home.Log
+	early   map[top.Address]session.Ack // of what was lost in a crash, and is not taken again yet
 }
 
 // waiting is a message that is held for its recipient.
@@ -372,6 +373,17 @@ func (p *provider) acked(h *hand, a session.Ack) error {
 	if err != nil || c == nil {
 		return err
 	}
+	if a.To > c.c.Taken(h.box.account) && a.To <= c.c.Voucher().Aside(h.box.account).Amount {
+		if c.early == nil {
+			c.early = map[top.Address]session.Ack{}
+		}
+		c.early[h.box.account] = a
+	}
+	return p.credit(h, c, a)
+}
+
+// credit enters what an acknowledgement earns, and hands on what it makes room for.
+func (p *provider) credit(h *hand, c *carry, a session.Ack) error {
 	earned, err := c.c.Acked(a, p.now())
 	if err != nil {
 		return err

@@ -52,10 +52,26 @@ func (p *provider) take(s *stream, e envelope.Envelope) error {
 	p.pending += int64(m.size)
 	p.wake()
 	b.wake()
+	p.caughtUp(c, b)
 	for p.pending > maxPending {
 		p.space.Wait()
 	}
 	return nil
+}
+
+// caughtUp enters an acknowledgement that came before what it speaks of was here
+// again: a crash lost both. Without it the window might stay full for ever.
+func (p *provider) caughtUp(c *carry, b *box) {
+	a, ok := c.early[b.account]
+	if !ok || a.To > c.c.Taken(b.account) {
+		return
+	}
+	delete(c.early, b.account)
+	if h := b.hands[a.Cert.Key]; h != nil {
+		if err := p.credit(h, c, a); err != nil {
+			p.log.Debug("an early acknowledgement", "err", err)
+		}
+	}
 }
 
 // again answers a message at a place up to which others were taken: it waits here,
