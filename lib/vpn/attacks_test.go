@@ -395,6 +395,51 @@ func FuzzResolver(f *testing.F) {
 	})
 }
 
+// TestOneClientDoesNotHoldAllStreams: who opens streams of names and says nothing is
+// turned away from the ninth on, another is answered, and who closes one has room.
+func TestOneClientDoesNotHoldAllStreams(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	must(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		new(resolver).streams(t.Context(), l) // nobody is upstream
+	}()
+	defer func() { l.Close(); <-done }()
+	name := dnsmessage.MustNewName("example.org.")
+	m := dnsmessage.Message{Header: dnsmessage.Header{ID: 7}, Questions: []dnsmessage.Question{{Name: name, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}}}
+	q, err := m.Pack()
+	must(t, err)
+	ask := func(from byte) (net.Conn, error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, from)}}
+		c, err := d.DialContext(t.Context(), "tcp4", l.Addr().String())
+		must(t, err)
+		t.Cleanup(func() { c.Close() })
+		if err := writeFramed(c, q); err != nil {
+			return c, err
+		}
+		_, err = readFramed(c)
+		return c, err
+	}
+	var last net.Conn
+	for range dnsOfOne {
+		last, err = ask(2)
+		must(t, err)
+	}
+	for range dnsStreams {
+		if _, err := ask(2); err == nil {
+			t.Fatalf("one client has more than %d streams", dnsOfOne)
+		}
+	}
+	_, err = ask(3)
+	must(t, err)
+	last.Close()
+	for err = errNoResolver; err != nil && t.Context().Err() == nil; {
+		_, err = ask(2) // the resolver has yet to see that it closed
+	}
+}
+
 // TestAQuestionGoesToTheHostsResolver: the answer comes back, the policy learns it, and
 // an answer to another question is not taken.
 func TestAQuestionGoesToTheHostsResolver(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -25,7 +26,8 @@ const (
 	maxDNS      = 4096 // bytes of a datagram (EDNS, RFC 6891)
 	dnsWait     = 2 * time.Second
 	dnsAsking   = 256 // questions under way
-	dnsStreams  = 64
+	dnsStreams  = 64 // open at once
+	dnsOfOne    = 8  // of them, of one client
 	dnsIdle     = 10 * time.Second
 	resolvLines = 3 // nameservers that count (resolv.conf(5))
 )
@@ -78,17 +80,36 @@ func (r *resolver) datagrams(ctx context.Context, pc net.PacketConn) {
 	}
 }
 
-// streams answers over TCP (RFC 7766) until l closes.
+// streams answers over TCP (RFC 7766) until l closes. A client who has as many open
+// as one may have is turned away, so that the others find room.
 func (r *resolver) streams(ctx context.Context, l net.Listener) {
+	var mu sync.Mutex
+	of := map[string]int{}
+	count := func(who string, n int) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if of[who]+n > dnsOfOne {
+			return false
+		}
+		if of[who] += n; of[who] == 0 {
+			delete(of, who)
+		}
+		return true
+	}
 	open := make(chan struct{}, dnsStreams)
 	for {
 		c, err := l.Accept()
 		if err != nil {
 			break
 		}
+		who, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		if !count(who, 1) {
+			c.Close()
+			continue
+		}
 		open <- struct{}{}
 		go func() {
-			defer func() { <-open }()
+			defer func() { count(who, -1); <-open }()
 			defer c.Close()
 			r.stream(ctx, c)
 		}()
