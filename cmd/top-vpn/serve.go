@@ -21,8 +21,10 @@ func serveVerb() tool.Verb {
 		Name: "serve", Summary: "sell an exit", Serve: true,
 		Doc: `Runs in the foreground until SIGINT or SIGTERM. Without root it connects for its clients
 in user space; with --tun it makes a kernel interface and forwards by nftables; with
---tun-fd it uses one that was handed over. Private addresses, the exit's own network and
-other clients are never reached through it, nor SMTP unless the policy says so.
+--tun-fd it uses one that was handed over: its addresses, NAT and firewall belong to whoever
+did, and so do the class and the rules of the policy, which nothing else enforces then.
+Without --tun-fd private addresses, the exit's own network and other clients are never
+reached through it, nor SMTP unless the policy says so.
 
 A policy is a file:
   class full               # or category, or allowlist
