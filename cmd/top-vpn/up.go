@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"top/lib/api"
 	"top/lib/daemon"
+	"top/lib/home"
 	"top/lib/tool"
 	"top/lib/top"
 	"top/lib/vpn"
@@ -156,6 +158,27 @@ func prefixes(flag string, texts []string) (all []netip.Prefix, err error) {
 	return all, nil
 }
 
+// runs says whether a tunnel's process answers, or holds its socket still: until then
+// no other may begin.
+func runs(ctx context.Context, c *tool.Call, v *api.VPN) bool {
+	if _, gone := v.Status(ctx); gone == nil {
+		return true
+	}
+	dir, err := daemon.Home(c)
+	if err != nil {
+		return false
+	}
+	path, err := dir.SockOr(c.String("sock"), "vpn")
+	if err != nil {
+		return false
+	}
+	release, err := home.Lock(path + ".lock")
+	if err == nil {
+		release()
+	}
+	return errors.Is(err, top.ErrBusy)
+}
+
 func downVerb() tool.Verb {
 	return tool.Verb{
 		Name: "down", Summary: "bring the tunnel down; --force lifts a kill switch that was left behind",
@@ -173,10 +196,7 @@ with all that tunnels left (root).`,
 			s := api.VPNStatus{Type: "vpn-status", Role: "client", State: "down", Version: top.Version}
 			err = v.Down(ctx)
 			if err == nil {
-				for ctx.Err() == nil { // until it has given everything back
-					if _, gone := v.Status(ctx); gone != nil {
-						break
-					}
+				for ctx.Err() == nil && runs(ctx, c, v) { // until it has given everything back
 					time.Sleep(20 * time.Millisecond)
 				}
 			}
