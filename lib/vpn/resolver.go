@@ -26,8 +26,8 @@ const (
 	maxDNS      = 4096 // bytes of a datagram (EDNS, RFC 6891)
 	dnsWait     = 2 * time.Second
 	dnsAsking   = 256 // questions under way
-	dnsStreams  = 64 // open at once
-	dnsOfOne    = 8  // of them, of one client
+	dnsStreams  = 64  // open at once
+	dnsOfOne    = 8   // of them, of one client
 	dnsIdle     = 10 * time.Second
 	resolvLines = 3 // nameservers that count (resolv.conf(5))
 )
