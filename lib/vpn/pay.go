@@ -310,7 +310,7 @@ func (w *purse) promise(ctx context.Context) error {
 		wait = promiseEvery
 		err := w.sign(ctx)
 		if w.usedUp() { // before its last unit: one that is never full is never acknowledged
-			err = w.begin(ctx)
+			err = w.next(ctx)
 		}
 		switch {
 		case err == nil:
@@ -326,6 +326,17 @@ func (w *purse) promise(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
+
+// next goes on to another channel; when that takes long the status says so meanwhile.
+func (w *purse) next(ctx context.Context) error {
+	late := time.AfterFunc(nextLate, func() {
+		w.trouble(top.Errorf(top.Busy, "the channel is used up, and the next one is not open yet (does the chain go on? top-chain status)"))
+	})
+	defer late.Stop()
+	return w.begin(ctx)
+}
+
+const nextLate = 2 * time.Second
 
 const promiseEvery = 20 * time.Millisecond
 
