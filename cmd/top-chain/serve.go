@@ -104,14 +104,14 @@ func withPage(ctx context.Context, c *tool.Call, run func(context.Context) error
 	return g.Wait()
 }
 
-// A node may grow by so much before garbage is collected, and by four times what it
-// holds at most: to collect more often is a tenth of a saturated validator's time. A
-// quarter of what it holds is always granted: a fixed limit would have a large state
-// collected without end.
+// A node may grow by so much before garbage is collected, less an eighth of what it
+// holds, and by four times that at most: to collect more often is a tenth of a saturated
+// validator's time, and a node that holds much has less to spare. A fifth of what it holds
+// is always granted: a fixed limit would have a large state collected without end.
 const (
 	garbageRoom = 192 << 20 // bytes
 	garbageMost = 400       // per cent, GOGC of package runtime
-	garbageLess = 25
+	garbageLess = 20
 	garbageLook = 2 * time.Second
 )
 
@@ -124,8 +124,8 @@ func roomForGarbage(ctx context.Context) {
 	for {
 		metrics.Read(live)
 		percent := garbageMost
-		if held := live[0].Value.Uint64(); held > 0 {
-			percent = int(max(garbageLess, min(garbageMost, garbageRoom*100/held)))
+		if held := int64(live[0].Value.Uint64()); held > 0 {
+			percent = int(max(garbageLess, min(garbageMost, (garbageRoom-held/8)*100/held)))
 		}
 		if percent != last {
 			debug.SetGCPercent(percent)
