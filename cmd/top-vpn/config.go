@@ -52,6 +52,9 @@ func config(ctx context.Context, c *tool.Call) error {
 	if c.JSON && c.String("key") == "" && c.String("output") == "" {
 		return top.Errorf(top.Usage, "a record holds no private key (write it with -o FILE, or give the client's own public key: --key)")
 	}
+	if c.Amount("prepay") == 0 {
+		return top.Errorf(top.Usage, "--prepay 0 buys nothing: the exit serves what is prepaid (say how much: --prepay 0.01)")
+	}
 	key, secret, err := vpn.ClientKey(c.String("key"))
 	if err != nil {
 		return err

@@ -339,15 +339,9 @@ func (c *Client) hopeless(err error) bool {
 // identify learns who we are, from daemons that may start after this one.
 func (c *Client) identify(ctx context.Context) error {
 	for said := ""; ; {
-		p, err := c.cfg.Chain.Params(ctx)
+		err := c.identified(ctx)
 		if err == nil {
-			var w api.WalletStatus
-			if w, err = c.cfg.Wallet.Status(ctx); err == nil {
-				c.mu.Lock()
-				c.chain, c.deadline, c.address = p.Chain, time.Duration(p.DeadlineSec)*time.Second, w.Address
-				c.mu.Unlock()
-				return nil
-			}
+			return nil
 		}
 		if !errors.Is(err, top.ErrOffline) && !errors.Is(err, top.ErrTimeout) && !errors.Is(err, top.ErrBusy) {
 			return err
@@ -361,6 +355,22 @@ func (c *Client) identify(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// identified asks the daemons once.
+func (c *Client) identified(ctx context.Context) error {
+	p, err := c.cfg.Chain.Params(ctx)
+	if err != nil {
+		return err
+	}
+	w, err := c.cfg.Wallet.Status(ctx)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.chain, c.deadline, c.address = p.Chain, time.Duration(p.DeadlineSec)*time.Second, w.Address
+	return nil
 }
 
 func (c *Client) say(state string, err error) {

@@ -58,7 +58,7 @@ func NewLender(ctx context.Context, cfg LendConfig) (*Lender, error) {
 	}
 	c := &Client{cfg: ClientConfig{Home: cfg.Home, Chain: cfg.Chain, Wallet: cfg.Wallet, Hops: 1, Carry: Plain, Cap: cmp.Or(cfg.Cap, cfg.Prepay), Lasts: cfg.Lasts}, log: quiet(), now: now}
 	c.look = &Looker{Home: cfg.Home, Chain: cfg.Chain, Now: now}
-	if err := c.identify(ctx); err != nil {
+	if err := c.identified(ctx); err != nil {
 		return nil, err
 	}
 	to, err := c.look.told(ctx, cfg.Exit, Plain)
