@@ -54,6 +54,7 @@ type served struct {
 
 	units    uint64 // given to the meter, and never taken back
 	lost     uint64 // bytes that the client did not get, as it says
+	rest     uint64 // bytes of a unit that sessions before began
 	astray   uint64 // bytes that the client sent, as it says, and that did not get here
 	forgiven uint64 // units of them
 	said     uint64 // up and down when the state was last told

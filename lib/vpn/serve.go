@@ -237,7 +237,7 @@ func (e *Exit) begin(acct *account, t session.Ticket, m opening) (*served, error
 	}
 	if !lent {
 		s.gate.used.Store(acct.rest)
-		acct.rest = 0
+		s.rest, acct.rest = acct.rest, 0
 	}
 	return s, e.book.write(acct.line(acct.meter.Show()))
 }
@@ -306,10 +306,12 @@ func (e *Exit) pinged(from netip.Addr, m ping) {
 }
 
 // state is what the exit says of a session: the limit is that of bytes as the client
-// counts them, lost ones among them, or each loss would take from its credit for good.
-// The caller holds the lock.
+// counts them, lost ones among them, or each loss would take from its credit for good, and
+// without those of sessions before. The caller holds the lock.
 func (s *served) state(nonce uint64) state {
-	a := state{Nonce: nonce, Session: s.ticket.Session, Up: s.up.Load(), Down: s.down.Load(), Limit: s.gate.limit.Load() + s.astray, Units: s.paidUnits(), Why: s.why}
+	limit := s.gate.limit.Load()
+	limit += s.astray - min(limit, s.rest)
+	a := state{Nonce: nonce, Session: s.ticket.Session, Up: s.up.Load(), Down: s.down.Load(), Limit: limit, Units: s.paidUnits(), Why: s.why}
 	s.said = a.Up + a.Down
 	return a
 }
