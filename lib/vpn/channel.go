@@ -31,6 +31,7 @@ type channelState struct {
 	Hop     bool       // the payer is a key for this channel alone (X4)
 	Spent   top.Amount // acknowledged in sessions before
 	Rest    uint64     // bytes of a unit that the session before began
+	Stood   int        `json:",omitempty"` // sessions that stood still on it; the last may be given up
 }
 
 const (
@@ -66,6 +67,11 @@ func (c *Client) remember(ch channelState, write bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
+	for _, o := range c.channels {
+		if o.Channel == ch.Channel {
+			ch.Stood = o.Stood
+		}
+	}
 	c.channels = slices.DeleteFunc(c.channels, func(o channelState) bool { return o.Channel == ch.Channel || o.Expiry.Before(now) })
 	c.channels = append(c.channels, ch)
 	if !write {
@@ -114,8 +120,13 @@ func (c *Client) channel(ctx context.Context, to target, not top.ID) (channelSta
 	c.mu.Lock()
 	known := slices.Clone(c.channels)
 	c.mu.Unlock()
+	newest, given := true, false // the newest is given up: another wants patience
 	for _, ch := range slices.Backward(known) {
-		if ch.Node != to.node || ch.Hop != own || ch.Channel == not {
+		if ch.Node != to.node || ch.Hop != own {
+			continue
+		}
+		given, newest = given || newest && ch.Stood >= maxStood, false
+		if ch.Channel == not || ch.Stood >= maxStood {
 			continue
 		}
 		row, err := c.cfg.Chain.Channel(ctx, ch.Channel)
@@ -130,6 +141,11 @@ func (c *Client) channel(ctx context.Context, to target, not top.ID) (channelSta
 			continue
 		}
 		return ch, nil
+	}
+	if given {
+		if err := c.patient(to.node, true); err != nil {
+			return channelState{}, err
+		}
 	}
 	ch, err := c.openChannel(ctx, to, own, left)
 	if err != nil {

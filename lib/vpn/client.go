@@ -78,6 +78,7 @@ type Client struct {
 	spared   []netip.AddrPort // that everybody's may, beside the tunnel
 	channels []channelState
 	wishes   map[string]wish // channels whose end is not known yet
+	waits    map[top.NodeID]patience
 	state    string
 	problem  string
 	hops     []*purse // up, the entry first

@@ -52,6 +52,7 @@ func (w *purse) stated(m state) {
 		w.sent, w.got = m.Down, min(got, m.Down)
 	}
 	w.why, w.ticked = m.Why, max(w.ticked, m.Units)
+	w.still.said, w.still.down, w.still.limit = true, max(w.still.down, m.Down), max(w.still.limit, m.Limit)
 	p := w.p
 	w.mu.Unlock()
 	// What the exit would not carry waits here, where it slows down who sends. Its

@@ -40,6 +40,7 @@ type purse struct {
 	wrote   time.Time // when the channel was last written, by who signs
 	flushed time.Time
 	begged  time.Time // when the exit was last asked what it has of ours
+	still   standstill
 	over    bool
 	moves   bool                   // another session is being opened: the exit ends this one
 	earlier map[top.SessionID]bool // of a process before this one: their receipts are asked for
@@ -136,6 +137,7 @@ func (w *purse) start(ctx context.Context, ch channelState, payer *session.Payer
 	w.before += w.spentLocked()
 	w.ch, w.payer, w.p = ch, payer, p
 	w.exitUp, w.sent, w.got, w.units, w.ticked, w.why, w.over = 0, 0, 0, 0, 0, "", false
+	w.still = standstill{}
 	w.step, w.asked, w.earlier = 0, unit, earlierOf(a.Claims, w.earlier)
 	w.mu.Unlock()
 	w.t.mu.Lock()
@@ -308,9 +310,14 @@ func (w *purse) listen(ctx context.Context) error {
 func (w *purse) promise(ctx context.Context) error {
 	for wait := promiseEvery; w.ticks(ctx, wait); {
 		wait = promiseEvery
-		err := w.sign(ctx)
-		if w.usedUp() { // before its last unit: one that is never full is never acknowledged
-			err = w.next(ctx)
+		err, still := w.sign(ctx), false
+		switch {
+		case w.usedUp(): // before its last unit: one that is never full is never acknowledged
+			if err = w.next(ctx); err == nil {
+				w.c.goesWell(w.t.to.node)
+			}
+		case err == nil && w.standsStill(w.t.now()):
+			err, still = w.again(ctx), true
 		}
 		switch {
 		case err == nil:
@@ -318,6 +325,9 @@ func (w *purse) promise(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, top.ErrOffline) || errors.Is(err, top.ErrTimeout) || errors.Is(err, top.ErrBusy) || errors.Is(err, top.ErrDenied):
+			if !still {
+				err = unsigned(err)
+			}
 			w.trouble(err) // what is signed pays on; it may be mended meanwhile
 			wait = time.Second
 		default:
@@ -330,7 +340,7 @@ func (w *purse) promise(ctx context.Context) error {
 // next goes on to another channel; when that takes long the status says so meanwhile.
 func (w *purse) next(ctx context.Context) error {
 	late := time.AfterFunc(nextLate, func() {
-		w.trouble(top.Errorf(top.Busy, "the channel is used up, and the next one is not open yet (does the chain go on? top-chain status)"))
+		w.trouble(unsigned(top.Errorf(top.Busy, "the channel is used up, and the next one is not open yet (does the chain go on? top-chain status)")))
 	})
 	defer late.Stop()
 	return w.begin(ctx)
@@ -353,14 +363,18 @@ func (w *purse) leftLocked() (top.Amount, bool) {
 	return w.ch.Cap.Sub(max(w.ch.Paid, w.ch.Spent) + w.spentLocked())
 }
 
-// trouble notes why no voucher is signed.
+// trouble notes what keeps the payer from going on.
 func (w *purse) trouble(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.problem = ""
 	if err != nil {
-		w.problem = "no voucher is signed: " + err.Error() + "; what is signed pays for a little more"
+		w.problem = err.Error()
 	}
+}
+
+func unsigned(err error) error {
+	return fmt.Errorf("no voucher is signed: %w; what is signed pays for a little more", err)
 }
 
 func (w *purse) id() top.SessionID {
