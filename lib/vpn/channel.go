@@ -205,7 +205,7 @@ func (c *Client) openChannel(ctx context.Context, to target, own bool, left top.
 	}
 	switch {
 	case err != nil:
-		return ch, err
+		return ch, c.wanting(to, q.Cap, err)
 	case !open:
 		return ch, top.Errorf(top.Failed, "open a channel to exit %s: %s", to.name, text)
 	}
@@ -215,6 +215,18 @@ func (c *Client) openChannel(ctx context.Context, to target, own bool, left top.
 	}
 	ch.Cap, ch.Expiry, ch.Paid, ch.Seq = row.Cap, row.Expiry.Time, row.Paid, uint64(row.Seq)
 	return ch, nil
+}
+
+// wanting says what channels a tunnel wants, where the wallet opens none.
+func (c *Client) wanting(to target, most top.Amount, err error) error {
+	if !errors.Is(err, top.ErrDenied) {
+		return err
+	}
+	all, _ := most.Mul(uint64(c.cfg.Hops))
+	if c.cfg.Hops < 2 {
+		return fmt.Errorf("open a channel of %s TOP to exit %s: %w; with less: --cap", most, to.name, err)
+	}
+	return fmt.Errorf("open a channel of %s TOP to hop %s: %w; %d hops want such a channel each, together %s TOP and fees (budget: top-wallet budget set --service vpn --per-day %[5]s); with less: --cap", most, to.name, err, c.cfg.Hops, all)
 }
 
 // after is a channel once it is known what claims on it come to.

@@ -91,3 +91,26 @@ func TestATunnelThatWaitsSaysForWhat(t *testing.T) {
 		t.Errorf("said %d times", n)
 	}
 }
+
+// TestATunnelSaysWhatItsHopsWant, each and together, when the wallet has too little.
+func TestATunnelSaysWhatItsHopsWant(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, y, alice := w.sell("one"), w.sell("two"), w.member("alice")
+	w.set(func() {
+		w.walletOn = func() error { return top.Errorf(top.Denied, "the balance is 0.1 TOP") }
+	})
+	for hops, want := range map[int]string{
+		1: "open a channel of 0.5 TOP to exit one: the balance is 0.1 TOP; with less: --cap",
+		2: "open a channel of 0.5 TOP to hop one: the balance is 0.1 TOP; 2 hops want such a channel each, together 1 TOP and fees (budget: top-wallet budget set --service vpn --per-day 1); with less: --cap",
+	} {
+		cfg, _ := alice.config(via([]*member{x, y}[:hops]...), func(c *ClientConfig) { c.Hops = hops })
+		c, err := NewClient(cfg)
+		must(t, err)
+		ctx, cancel := contextOf(t, wait)
+		if err := c.Run(ctx); !errors.Is(err, top.ErrDenied) || err.Error() != want {
+			t.Errorf("%d hops: %v", hops, err)
+		}
+		cancel()
+	}
+}

@@ -268,7 +268,7 @@ func (a *Agent) planPayer(ctx context.Context, q api.PayerWish) (r api.Payer, er
 		return r, err
 	}
 	if !ok || need >= from.Balance {
-		return r, top.Errorf(top.Denied, "the balance is %s TOP, and %s are needed with fees", from.Balance, need)
+		return r, top.Errorf(top.Denied, "the balance is %s TOP, and %s are needed with fees (have somebody pay %s: top-wallet pay)", from.Balance, need, a.address)
 	}
 	r.Funded = need
 	return r, nil

@@ -387,7 +387,7 @@ func TestW8_WhatCannotOpenComesBack(t *testing.T) {
 	q := hop("rich")
 	q.Cap = 1000 * top.One
 	_, err = b.OpenPayer(t.Context(), q)
-	wantKind(t, err, top.ErrDenied, "the balance is")
+	wantKind(t, err, top.ErrDenied, "are needed with fees (have somebody pay "+b.address.String()+": top-wallet pay)")
 	if n := len(b.book.list()); n != 2 {
 		t.Errorf("%d keys: a refused wish drew one", n)
 	}

@@ -249,7 +249,7 @@ func (a *Agent) plan(ctx context.Context, by top.Address, q api.Spend) (planned,
 	r.Balance = from.Balance
 	need, ok := out.Add(r.Fee)
 	if !ok || need > from.Balance {
-		return planned{}, r, top.Errorf(top.Denied, "the balance is %s TOP, and %s are needed with a fee of %s", from.Balance, need, r.Fee)
+		return planned{}, r, top.Errorf(top.Denied, "the balance is %s TOP, and %s are needed with a fee of %s (have somebody pay %s: top-wallet pay)", from.Balance, need, r.Fee, by)
 	}
 	r.After = from.Balance - need
 	return planned{body, from}, r, nil
