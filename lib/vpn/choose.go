@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -133,7 +134,20 @@ func (l *Looker) told(ctx context.Context, s, kind string) (target, error) {
 		}
 		names = append(names, t.name+" by "+t.addr.Carry)
 	}
-	return target{}, top.Errorf(top.NotFound, "no exit %s by %s is registered (there are: %s; look: top-vpn exits)", s, kind, names)
+	if len(names) == 0 {
+		return target{}, noneYet()
+	}
+	more := ""
+	if n := len(names) - maxNamed; n > 0 {
+		names, more = names[:maxNamed], fmt.Sprintf(", and %d more", n)
+	}
+	return target{}, top.Errorf(top.NotFound, "no exit %s by %s is registered (there are: %s%s; look: top-vpn exits)", s, kind, strings.Join(names, ", "), more)
+}
+
+const maxNamed = 20 // exits in an error
+
+func noneYet() error {
+	return top.Errorf(top.NotFound, "no exit is registered on the chain yet (sell one: top-vpn serve --provide, and then top-wallet register --offer service=vpn,unit=64KiB,price=0.000001,window=1024 --addr ADDR, which its status shows)")
 }
 
 // resolved finds the address of an exit's socket.
@@ -259,16 +273,46 @@ func (l *Looker) Exits(ctx context.Context, look bool, each func(api.VPNExit) er
 	return nil
 }
 
-// within are the exits by a carriage within a price that are not bad.
-func (l *Looker) within(ctx context.Context, kind string, most top.Amount, bad map[top.NodeID]time.Time) ([]target, error) {
+// within are the exits by a carriage within a price that are not bad; with none the error
+// says what ruled out how many. A price of 0 is any.
+func (l *Looker) within(ctx context.Context, kind string, most top.Amount, bad map[top.NodeID]time.Time) (ok []target, err error) {
 	all, err := l.targets(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if all, err = asking(all, kind, most); err != nil {
-		return nil, err
+	if len(all) == 0 {
+		return nil, noneYet()
 	}
-	return slices.DeleteFunc(all, func(t target) bool { return l.Now().Before(bad[t.node]) }), nil
+	nodes, by, dear, failed, least := map[top.NodeID]bool{}, map[top.NodeID]bool{}, map[top.NodeID]bool{}, map[top.NodeID]bool{}, top.MaxSupply
+	for _, t := range all {
+		nodes[t.node] = true
+		if t.addr.Carry != kind {
+			continue
+		}
+		by[t.node], least = true, min(least, t.offer.Price)
+		switch {
+		case most > 0 && t.offer.Price > most:
+			dear[t.node] = true
+		case l.Now().Before(bad[t.node]):
+			failed[t.node] = true
+		default:
+			ok = append(ok, t)
+		}
+	}
+	if len(ok) > 0 {
+		return ok, nil
+	}
+	out, why := []string{}, top.NotFound
+	if n := len(nodes) - len(by); n > 0 {
+		out = append(out, fmt.Sprintf("%d offer no --carry %s", n, kind))
+	}
+	if n := len(dear); n > 0 {
+		out, why = append(out, fmt.Sprintf("%d ask more than --max-price %s TOP for 64 KiB (the cheapest: %s)", n, most, least)), top.Denied
+	}
+	if n := len(failed); n > 0 { // it passes
+		out, why = append(out, fmt.Sprintf("%d failed within the last minute", n)), top.Offline
+	}
+	return nil, top.Errorf(why, "of %d exits that are registered none is left: %s (look: top-vpn exits)", len(nodes), strings.Join(out, ", "))
 }
 
 // unseen orders exits without a packet to any: by what this home saw of them, and among
@@ -295,27 +339,6 @@ func (l *Looker) meets(n top.NodeID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.met[n]
-}
-
-// asking is the exits by a carriage that ask no more than most; 0 is any price.
-func asking(all []target, kind string, most top.Amount) (ok []target, err error) {
-	least := top.MaxSupply
-	for _, t := range all {
-		if t.addr.Carry != kind {
-			continue
-		}
-		least = min(least, t.offer.Price)
-		if most == 0 || t.offer.Price <= most {
-			ok = append(ok, t)
-		}
-	}
-	switch {
-	case len(ok) > 0:
-		return ok, nil
-	case least < top.MaxSupply:
-		return nil, top.Errorf(top.Denied, "no exit by %s asks as little as --max-price %s TOP for 64 KiB (the cheapest: %s; look: top-vpn exits)", kind, most, least)
-	}
-	return nil, top.Errorf(top.NotFound, "no exit by %s is registered (look: top-vpn exits; sell one: top-vpn serve --provide)", kind)
 }
 
 // best orders exits: those that answer, by what this home saw of them and how near

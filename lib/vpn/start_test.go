@@ -36,11 +36,17 @@ func TestWhatKeepsATunnelFromBeginning(t *testing.T) {
 	if err := end(dear); !errors.Is(err, top.ErrNotFound) {
 		t.Errorf("no exit at any price: %v", err)
 	}
+	if err := end(func(c *ClientConfig) { c.Via = []string{"exit"} }); !errors.Is(err, top.ErrNotFound) || !strings.Contains(err.Error(), "on the chain yet") || !strings.Contains(err.Error(), "top-wallet register") {
+		t.Errorf("one of no exits: %v", err)
+	}
 	w.sell("exit")
+	if err := end(func(c *ClientConfig) { c.Via = []string{"other"} }); !errors.Is(err, top.ErrNotFound) || !strings.Contains(err.Error(), "there are: exit by plain; look") {
+		t.Errorf("one that is not there: %v", err)
+	}
 	if err := end(dear); !errors.Is(err, top.ErrDenied) || !strings.Contains(err.Error(), "the cheapest: "+price.String()) {
 		t.Errorf("too dear: %v", err)
 	}
-	if err := end(func(c *ClientConfig) { c.Carry = WSS }); !errors.Is(err, top.ErrNotFound) || !strings.Contains(err.Error(), "wss") {
+	if err := end(func(c *ClientConfig) { c.Carry = WSS }); !errors.Is(err, top.ErrNotFound) || !strings.Contains(err.Error(), "of 1 exits that are registered none is left: 1 offer no --carry wss (") {
 		t.Errorf("no exit by wss: %v", err)
 	}
 	if err := end(func(c *ClientConfig) { c.Socks = taken.Addr().String() }); !errors.Is(err, top.ErrBusy) || !strings.Contains(err.Error(), "choose another") {
@@ -112,5 +118,29 @@ func TestATunnelSaysWhatItsHopsWant(t *testing.T) {
 			t.Errorf("%d hops: %v", hops, err)
 		}
 		cancel()
+	}
+}
+
+// TestNoExitIsLeft: each rule says how many it ruled out.
+func TestNoExitIsLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	one, two, three, alice := w.sell("one"), w.sell("two"), w.sell("three"), w.member("alice")
+	w.set(func() {
+		n := w.nodes[two.id()]
+		n.Offers[0].Price = 5 * price
+		w.nodes[two.id()] = n
+		n = w.nodes[three.id()]
+		n.Addrs = []string{strings.Replace(n.Addrs[0], "wg:", "wg+wss:", 1)}
+		w.nodes[three.id()] = n
+	})
+	l := &Looker{Home: alice.home, Chain: alice.chainAPI(), Now: time.Now}
+	if ok, err := l.within(t.Context(), Plain, 2*price, nil); err != nil || len(ok) != 1 || ok[0].node != one.id() {
+		t.Fatalf("%v, %v", ok, err)
+	}
+	_, err := l.within(t.Context(), Plain, 2*price, map[top.NodeID]time.Time{one.id(): time.Now().Add(time.Minute)})
+	want := "of 3 exits that are registered none is left: 1 offer no --carry plain, 1 ask more than --max-price 0.000002 TOP for 64 KiB (the cheapest: 0.000001), 1 failed within the last minute (look: top-vpn exits)"
+	if !errors.Is(err, top.ErrOffline) || err.Error() != want {
+		t.Errorf("%v", err)
 	}
 }
