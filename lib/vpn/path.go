@@ -57,6 +57,9 @@ func (c *Client) choose(ctx context.Context, bad map[top.NodeID]time.Time) (path
 		}
 	}
 	for i := range path {
+		if i > 0 && path[i].named() { // asked of the hop before, when there is a tunnel to it
+			continue
+		}
 		if path[i], err = resolved(ctx, path[i]); err != nil {
 			return nil, err
 		}
@@ -100,6 +103,12 @@ func (c *Client) chain3(ctx context.Context, bad map[top.NodeID]time.Time) (path
 				}
 				return nil, err
 			}
+			if first[0], err = resolved(ctx, first[0]); err != nil {
+				return nil, err
+			}
+			if slices.ContainsFunc(later, first[0].beside) {
+				continue
+			}
 			return append(first[:1:1], later...), nil
 		}
 	}
@@ -110,8 +119,11 @@ func (c *Client) chain3(ctx context.Context, bad map[top.NodeID]time.Time) (path
 // from those of every entry.
 func apart(ctx context.Context, entries, rest []target, n int) (path []target, err error) {
 	taken := slices.Clone(entries)
-	for i := range taken {
-		if taken[i], err = resolved(ctx, taken[i]); err != nil {
+	for i, t := range taken {
+		if t.named() {
+			continue // nobody is asked of whom is not measured yet: it may become a later hop
+		}
+		if taken[i], err = resolved(ctx, t); err != nil {
 			return nil, err
 		}
 	}
@@ -119,8 +131,12 @@ func apart(ctx context.Context, entries, rest []target, n int) (path []target, e
 		if len(path) == n {
 			break
 		}
-		t, err := resolved(ctx, t)
-		if err != nil || slices.ContainsFunc(taken, func(p target) bool { return p.node == t.node || p.owner == t.owner || p.end.Addr() == t.end.Addr() }) {
+		if !t.named() {
+			if t, err = resolved(ctx, t); err != nil {
+				continue
+			}
+		}
+		if slices.ContainsFunc(taken, func(p target) bool { return p.node == t.node || p.owner == t.owner || p.beside(t) }) {
 			continue
 		}
 		path, taken = append(path, t), append(taken, t)
@@ -175,7 +191,7 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 				cfg.Way, cfg.Mark = before.Way(), 0
 			}
 			if i < len(path)-1 {
-				before = wg.NewHop(netip.AddrPort{}, t.seen(path[i+1].end), mtuWithin(i))
+				before = wg.NewHop(netip.AddrPort{}, netip.AddrPort{}, mtuWithin(i))
 				cfg.Key, cfg.Line = wg.NewPrivate(), before.Line()
 				joints = append(joints, before)
 			}
@@ -200,7 +216,9 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 			}
 			hops = append(hops, w)
 			if i < len(path)-1 {
-				before.SetOwn(tun.inner(t.seen(path[i+1].end).Addr(), uint16(20000+i)))
+				if err := c.lead(ctx, tun, before, path[:i+2]); err != nil {
+					return &hopError{path[i+1].node, err}
+				}
 			}
 		}
 		return c.attach(hops)

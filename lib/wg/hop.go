@@ -1,11 +1,13 @@
 package wg
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
@@ -13,7 +15,6 @@ import (
 // A Hop is a pair: the line of a tunnel to one node, and the way of the tunnel to
 // the next, whose datagrams are packets on that line.
 type Hop struct {
-	next netip.AddrPort // the other end of the next tunnel
 	mtu  int
 	out  chan []byte // datagrams of the next tunnel, as packets for this one
 	in   chan []byte // datagrams that came for the next tunnel
@@ -21,6 +22,7 @@ type Hop struct {
 
 	mu     sync.Mutex
 	own    netip.AddrPort // inner address in the tunnel before, and a port
+	next   netip.AddrPort // the other end of the next tunnel
 	closed chan struct{}
 	shut   bool
 }
@@ -29,25 +31,56 @@ type Hop struct {
 const hopQueue = 4 * batch
 
 // NewHop makes the joint to the node at next, on a line with that MTU. own is our
-// inner address in the tunnel before, with any port; it may be set later by SetOwn,
-// and until then nothing is sent.
+// inner address in the tunnel before, with any port. Both may be set later by Lead, and
+// until then nothing is sent.
 func NewHop(own, next netip.AddrPort, mtu int) *Hop {
-	next = netip.AddrPortFrom(next.Addr().Unmap(), next.Port())
-	return &Hop{own: own, next: next, mtu: mtu, out: make(chan []byte, hopQueue), in: make(chan []byte, hopQueue), wake: make(chan struct{}, 1), closed: make(chan struct{})}
+	return &Hop{own: own, next: unmapped(next), mtu: mtu, out: make(chan []byte, hopQueue), in: make(chan []byte, hopQueue), wake: make(chan struct{}, 1), closed: make(chan struct{})}
 }
 
-// SetOwn says which inner address the node before gave us.
-func (h *Hop) SetOwn(a netip.AddrPort) {
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+// Lead says which inner address the node before gave us, and where the next tunnel ends.
+func (h *Hop) Lead(own, next netip.AddrPort) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.own = a
+	h.own, h.next = own, unmapped(next)
 }
 
-func (h *Hop) address() netip.AddrPort {
+func (h *Hop) ends() (own, next netip.AddrPort) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.own
+	return h.own, h.next
 }
+
+// Ask sends a datagram through the tunnel before, from and to these ends, again and again
+// until one comes back that will do. It is for before there is a tunnel to the next node,
+// and Lead follows.
+func (h *Hop) Ask(ctx context.Context, own, to netip.AddrPort, body []byte, will func([]byte) bool) error {
+	h.Lead(own, to)
+	again := time.NewTicker(askAgain)
+	defer again.Stop()
+	for {
+		if err := (&hopWay{h: h}).Send([][]byte{body}, nil); err != nil {
+			return err
+		}
+		for waits := true; waits; {
+			select {
+			case b := <-h.in:
+				if will(b) {
+					return nil
+				}
+			case <-again.C:
+				waits = false
+			case <-h.closed:
+				return net.ErrClosed
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+const askAgain = 500 * time.Millisecond
 
 // Line is the tunnel's to the node before.
 func (h *Hop) Line() Line { return hopLine{h} }
@@ -89,9 +122,10 @@ func (l hopLine) Read(bufs [][]byte, sizes []int, offset int) (n int, err error)
 }
 
 func (l hopLine) Write(bufs [][]byte, offset int) (int, error) {
+	_, next := l.h.ends()
 	for _, b := range bufs {
 		u, err := ParseUDP(b[offset:])
-		if err != nil || u.From != l.h.next {
+		if err != nil || u.From != next {
 			continue
 		}
 		select {
@@ -127,7 +161,8 @@ func (w *hopWay) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
 		return nil, 0, conn.ErrBindAlreadyOpen
 	}
 	w.gone = gone
-	end := &conn.StdNetEndpoint{AddrPort: w.h.next}
+	_, next := w.h.ends()
+	end := &conn.StdNetEndpoint{AddrPort: next}
 	return []conn.ReceiveFunc{func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n int, err error) {
 		select {
 		case p := <-w.h.in:
@@ -164,13 +199,13 @@ func (w *hopWay) SetMark(uint32) error { return nil }
 var errNoAddress = errors.New("no address of the next node's family in the tunnel before, yet")
 
 func (w *hopWay) Send(bufs [][]byte, _ conn.Endpoint) error {
-	own := w.h.address()
-	if !own.IsValid() || own.Addr().Is4() != w.h.next.Addr().Is4() {
+	own, next := w.h.ends()
+	if !own.IsValid() || own.Addr().Is4() != next.Addr().Is4() {
 		return errNoAddress
 	}
 	for _, b := range bufs {
 		select {
-		case w.h.out <- UDP{From: own, To: w.h.next, Body: b}.Packet():
+		case w.h.out <- UDP{From: own, To: next, Body: b}.Packet():
 		default:
 		}
 	}

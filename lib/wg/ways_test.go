@@ -235,12 +235,13 @@ func TestAHopIsATunnelInATunnel(t *testing.T) {
 	for i, n := range nodes {
 		k := NewPrivate()
 		keys = append(keys, k)
-		cfg := Config{Key: k, Line: top}
+		cfg, next := Config{Key: k, Line: top}, netip.AddrPort{}
 		if way != nil {
 			cfg.Way = way.Way()
 		}
 		if i < depth-1 {
-			way = NewHop(netip.AddrPort{}, netip.MustParseAddrPort(at(nodes[i+1].dev)), 1420-60*i)
+			next = netip.MustParseAddrPort(at(nodes[i+1].dev))
+			way = NewHop(netip.AddrPort{}, next, 1420-60*i)
 			t.Cleanup(func() { way.Close() })
 			cfg.Line = way.Line()
 		}
@@ -248,7 +249,7 @@ func TestAHopIsATunnelInATunnel(t *testing.T) {
 		devs = append(devs, d)
 		four := netip.AddrFrom4([4]byte{100, 64, 1, byte(i + 1)})
 		if i < depth-1 {
-			way.SetOwn(netip.AddrPortFrom(four, 1))
+			way.Lead(netip.AddrPortFrom(four, 1), next)
 		}
 		meet(t, d, n.key.Public(), at(n.dev), everything)
 		meet(t, n.dev, k.Public(), "", netip.PrefixFrom(four, 32))
@@ -287,11 +288,11 @@ func TestAHopSendsNothingWithoutAnAddress(t *testing.T) {
 	if err := w.Send([][]byte{{1}}, nil); err != errNoAddress {
 		t.Error(err)
 	}
-	h.SetOwn(netip.MustParseAddrPort("[fd00::1]:1"))
+	h.Lead(netip.MustParseAddrPort("[fd00::1]:1"), next)
 	if err := w.Send([][]byte{{1}}, nil); err != errNoAddress {
 		t.Errorf("of another family: %v", err)
 	}
-	h.SetOwn(netip.MustParseAddrPort("100.64.0.2:1"))
+	h.Lead(netip.MustParseAddrPort("100.64.0.2:1"), next)
 	for range 2 * hopQueue { // no reader: the rest is lost
 		if err := w.Send([][]byte{{1}}, nil); err != nil {
 			t.Fatal(err)
@@ -301,7 +302,7 @@ func TestAHopSendsNothingWithoutAnAddress(t *testing.T) {
 	if n, err := l.Read(bufs, sizes, 16); n != 2 || err != nil {
 		t.Fatal(n, err)
 	}
-	if u, err := ParseUDP(bufs[0][16 : 16+sizes[0]]); err != nil || u.To != next || u.From != h.address() {
+	if u, err := ParseUDP(bufs[0][16 : 16+sizes[0]]); err != nil || u.To != next || u.From != h.own {
 		t.Errorf("%v, %v", u, err)
 	}
 	fns, _, err := w.Open(0)
@@ -313,7 +314,7 @@ func TestAHopSendsNothingWithoutAnAddress(t *testing.T) {
 	}
 	// Only what the next node sent comes through.
 	put := func(from string) {
-		l.Write([][]byte{UDP{netip.MustParseAddrPort(from), h.address(), []byte(from)}.Packet()}, 0)
+		l.Write([][]byte{UDP{netip.MustParseAddrPort(from), h.own, []byte(from)}.Packet()}, 0)
 	}
 	put("192.0.2.1:2")
 	put("192.0.2.2:1")
@@ -330,4 +331,36 @@ func TestAHopSendsNothingWithoutAnAddress(t *testing.T) {
 	}
 	h.Close()
 	h.Close()
+}
+
+// What is asked through a tunnel is asked again until an answer will do, and a joint that
+// closes ends it.
+func TestAHopAsks(t *testing.T) {
+	own, to := netip.MustParseAddrPort("100.64.0.9:30000"), netip.MustParseAddrPort("100.64.0.1:53")
+	h := NewHop(netip.AddrPort{}, netip.AddrPort{}, 1420)
+	l, done := h.Line(), make(chan error, 1)
+	bufs, sizes := [][]byte{make([]byte, 99)}, make([]int, 1)
+	go func() {
+		done <- h.Ask(t.Context(), own, to, []byte("q"), func(b []byte) bool { return string(b) == "yes" })
+	}()
+	for _, answer := range []string{"", "no", "yes"} { // lost, another's, and the one
+		if n, err := l.Read(bufs, sizes, 16); n != 1 || err != nil {
+			t.Fatal(n, err)
+		}
+		if u, err := ParseUDP(bufs[0][16 : 16+sizes[0]]); err != nil || u.From != own || u.To != to || string(u.Body) != "q" {
+			t.Errorf("%v, %v", u, err)
+		}
+		stranger := UDP{From: netip.MustParseAddrPort("100.64.0.3:53"), To: own, Body: []byte("yes")}.Packet()
+		l.Write([][]byte{stranger}, 0)
+		if answer != "" {
+			l.Write([][]byte{UDP{From: to, To: own, Body: []byte(answer)}.Packet()}, 0)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	h.Close()
+	if err := h.Ask(t.Context(), own, to, nil, func([]byte) bool { return false }); err == nil {
+		t.Error("a joint that is closed answered")
+	}
 }
