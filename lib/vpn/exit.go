@@ -421,6 +421,9 @@ func (e *Exit) Out(bufs [][]byte, sizes []int, offset int) {
 	}
 }
 
+// Full is never said: a client without credit holds up nobody else.
+func (e *Exit) Full() bool { return false }
+
 // isControl says whether a packet is for the exit itself.
 func (e *Exit) isControl(p []byte) bool {
 	return len(p) >= 48 && p[0]>>4 == 6 && p[6] == 17 && p[42] == 0 && p[43] == controlPort && [16]byte(p[24:40]) == e.inner.As16()

@@ -136,6 +136,13 @@ func (t *tunnel) Out(bufs [][]byte, sizes []int, offset int) {
 	}
 }
 
+// Full says that packets wait for the exit to carry more: the others stay in the line,
+// where they slow down who sends, instead of being lost beyond what a shaper holds.
+func (t *tunnel) Full() bool {
+	p := t.cur.Load()
+	return p != nil && p.gate.some.Load()
+}
+
 // stays says that a packet is for many: a kernel and its programs say such on every
 // interface, and an exit has nobody to give it to.
 func stays(p []byte) bool {

@@ -121,6 +121,9 @@ type Tap interface {
 	// In sees a batch from one peer on its way to the line and gives those that go
 	// on. Calls for different peers overlap.
 	In(bufs [][]byte, offset int) [][]byte
+	// Full says that nothing should be read from the line now: what waits there slows
+	// down who sends. It is asked again when something is injected (G5).
+	Full() bool
 }
 
 // pass is a tap that lets all pass.
@@ -128,6 +131,7 @@ type pass struct{}
 
 func (pass) Out([][]byte, []int, int)         {}
 func (pass) In(bufs [][]byte, _ int) [][]byte { return bufs }
+func (pass) Full() bool                       { return false }
 
 // face is what a device sees of a line: tun.Device.
 type face struct {
@@ -135,6 +139,7 @@ type face struct {
 	tap    Tap
 	events chan tun.Event
 	closed atomic.Bool
+	stir   chan struct{} // for a Read that waits while the tap is full
 
 	some    atomic.Bool // waiting is not empty
 	mu      sync.Mutex
@@ -153,7 +158,7 @@ func newFace(line Line, tap Tap) *face {
 	if tap == nil {
 		tap = pass{}
 	}
-	return &face{line: line, tap: tap, events: make(chan tun.Event)}
+	return &face{line: line, tap: tap, events: make(chan tun.Event), stir: make(chan struct{}, 1)}
 }
 
 // inject puts packets before those of the line (G4). It keeps them. The result is
@@ -171,9 +176,18 @@ func (f *face) inject(pkts [][]byte) int {
 	f.some.Store(len(f.waiting) > 0)
 	f.mu.Unlock()
 	if idle && n > 0 { // else somebody woke it who has not been seen to yet
-		f.line.Wake()
+		f.wake()
 	}
 	return n
+}
+
+// wake makes a Read look again, whatever it waits for.
+func (f *face) wake() {
+	select {
+	case f.stir <- struct{}{}:
+	default:
+	}
+	f.line.Wake()
 }
 
 func (f *face) take(bufs [][]byte, sizes []int, offset int) (n int) {
@@ -203,6 +217,10 @@ func (f *face) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 				return n, nil
 			}
 		}
+		if f.tap.Full() {
+			<-f.stir // an injection, or Close
+			continue
+		}
 		n, err := f.line.Read(bufs, sizes, offset)
 		if n > 0 && !f.closed.Load() {
 			f.tap.Out(bufs[:n], sizes[:n], offset)
@@ -228,7 +246,7 @@ func (f *face) Write(bufs [][]byte, offset int) (int, error) {
 func (f *face) Close() error {
 	if !f.closed.Swap(true) {
 		close(f.events)
-		f.line.Wake()
+		f.wake()
 	}
 	return nil
 }

@@ -9,6 +9,7 @@
 //	    and in a bounded number, and is forgotten when nobody vouches for him
 //	G3  a line outlives the devices on it, and Close of either leaves nothing
 //	G4  what is injected leaves also while nothing comes from the line
+//	G5  while the tap is full the line is not read
 //
 // It is not for what a packet costs (lib/vpn) nor for what the host's network does
 // with it (lib/netcfg). WireGuard: Donenfeld, "WireGuard: Next Generation Kernel

@@ -11,6 +11,7 @@ import (
 	"runtime/pprof"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,7 +70,10 @@ type watch struct {
 	from     map[netip.Addr]int
 	out      int
 	dropping bool
+	full     atomic.Bool
 }
+
+func (w *watch) Full() bool { return w.full.Load() }
 
 func (w *watch) Out(bufs [][]byte, sizes []int, offset int) {
 	w.mu.Lock()
@@ -315,6 +319,39 @@ func TestG4_WhatIsInjectedLeavesWithoutTheLine(t *testing.T) {
 		wants(t, b.line, word)
 		wants(t, b.line, word+" again")
 	}
+}
+
+func TestG5_AFullTapLetsTheLineWait(t *testing.T) {
+	nothingLeft(t)
+	a, b, tap := pair(t)
+	a.line.in <- packet(a.inner(), b.inner(), "one")
+	wants(t, b.line, "one")
+	tap.full.Store(true)
+	a.dev.Inject(packet(a.inner(), b.inner(), "last")) // the read that waits looks again
+	wants(t, b.line, "last")
+	for i := range cap(a.line.in) {
+		a.line.in <- packet(a.inner(), b.inner(), fmt.Sprint("waits ", i))
+	}
+	for i := range 20 {
+		word := fmt.Sprint("tick ", i)
+		a.dev.Inject(packet(a.inner(), b.inner(), word))
+		wants(t, b.line, word)
+	}
+	if n := len(a.line.in); n < cap(a.line.in) || tap.sent() != 1 {
+		t.Errorf("%d packets wait in the line", n)
+	}
+	tap.full.Store(false)
+	a.dev.Inject(packet(a.inner(), b.inner(), "more"))
+	for i := 0; i < cap(a.line.in); {
+		if w := body(t, take(t, b.line.out, "what waited")); w == fmt.Sprint("waits ", i) {
+			i++
+		} else if w != "more" {
+			t.Fatalf("%q came, want what waited, %d", w, i)
+		}
+	}
+	tap.full.Store(true)
+	a.dev.Close() // and the goroutine that waits with it
+	take(t, a.dev.Done(), "end")
 }
 
 func TestWhatIsInjectedIsBounded(t *testing.T) {
