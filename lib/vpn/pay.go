@@ -409,7 +409,8 @@ func (w *purse) tick(flush bool) {
 	got, sent := w.p.got.Load(), w.p.sent.Load()
 	units := w.ackedLocked() / unit
 	t, due := w.payer.Served(w.p.id, units)
-	if !due && (flush || units >= w.units+tickUnits) {
+	step := tickAfter(units, time.Duration(w.t.rtt.Load()))
+	if !due && (flush || units >= w.units+step) {
 		t, due = w.payer.Flush(w.p.id)
 	}
 	if due {
@@ -420,7 +421,9 @@ func (w *purse) tick(flush bool) {
 	asks := sent >= w.asked || w.p.gate.some.Load() && now.Sub(w.begged) >= begEvery // else the exit says what it has of it at its beat alone
 	if asks {
 		w.begged = now
-		w.asked = sent + min(max(sent/16, unit), tickUnits*unit/2)
+	}
+	if asks || due { // a tick asks, too
+		w.asked = sent + min(max(sent/16, unit), max(step/2, 1)*unit)
 		w.p.ask.Store(w.asked)
 	}
 	m := ticking{Session: w.p.id, Up: sent, Sent: w.sent, Got: min(w.got, w.sent)}
@@ -446,6 +449,21 @@ func (w *purse) tick(flush bool) {
 		}
 	}
 }
+
+// tickAfter is how many units make a tick due, after so many. A byte takes from the
+// window for two round trips, until the exit says that it has it and then that it is
+// paid, and what waits for a tick takes from it too. On a long line that is kept small:
+// a sixteenth of the window while that grows, a sixty-fourth of the largest.
+func tickAfter(units uint64, rtt time.Duration) uint64 {
+	if rtt < longLine {
+		return tickUnits
+	}
+	return max(1, min(units/64, tickUnits/4))
+}
+
+// longLine is the round trip from which a line is long: on a shorter one the largest
+// window lasts for ten of them at 2 Gbit/s.
+const longLine = 25 * time.Millisecond
 
 // spentLocked is what this session was paid, with what is acknowledged and not ticked.
 func (w *purse) spentLocked() top.Amount {

@@ -313,6 +313,16 @@ func TestALongLineRenewsEarly(t *testing.T) {
 	}
 }
 
+// TestALongLineTicksOften keeps what waits for a tick small beside the window.
+func TestALongLineTicksOften(t *testing.T) {
+	t.Parallel()
+	for rtt, want := range map[time.Duration][3]uint64{0: {64, 64, 64}, longLine - 1: {64, 64, 64}, longLine: {1, 7, 16}, time.Second: {1, 7, 16}} {
+		if got := [3]uint64{tickAfter(0, rtt), tickAfter(500, rtt), tickAfter(1<<20, rtt)}; got != want {
+			t.Errorf("%v: %d units, want %d", rtt, got, want)
+		}
+	}
+}
+
 // TestX1_WhatIsLostOnTheWayUpTakesNoCredit loses more of what the client sends than the
 // exit carries without a tick: what comes after is carried all the same.
 func TestX1_WhatIsLostOnTheWayUpTakesNoCredit(t *testing.T) {
