@@ -126,18 +126,22 @@ func billRow(b *testing.B, l *lab) {
 	b.Logf("UDP: billed %.0f, the kernel %d bytes, %+.2f %%", after-before, n*1028, 100*((after-before)/(n*1028)-1))
 }
 
-// farRow is a line with a round trip of 100 ms.
+// farRow is a line with a round trip of 100 ms: the first seconds of a session, while its
+// credit grows, and what it gives after them.
 func farRow(b *testing.B, l *lab) {
 	const rtt = 100 * time.Millisecond
 	l.sh("a1", "wg set "+l.prefix+"a1 peer "+l.public[1]+" endpoint "+l.late("b1", "10.9.1.2", rtt).String())
 	defer l.sh("a1", "wg set "+l.prefix+"a1 peer "+l.public[1]+" endpoint 10.9.1.2:5555")
 	l.up(l.at(b, "wg://", l.late("b2", "10.9.2.2", rtt).String()))
 	defer l.up("bob")
-	for way, down := range map[string]bool{"upload": false, "download": true} {
+	const first = 9 * time.Second
+	plain, paid := l.bulk("a1", false, 0, first), l.bulk("a2", false, 0, first)
+	b.Logf("round trip 100 ms, the first %v of a session, TCP upload: plain %.0f, paid %.0f Mbit/s", first, plain.mbit, paid.mbit)
+	for i, way := range []string{"upload", "download"} {
 		var rate [2][]float64
-		for range 3 {
-			for i := range rate {
-				rate[i] = append(rate[i], l.bulk(fmt.Sprint("a", i+1), down, 5*time.Second, 4*time.Second).mbit)
+		for range rounds5 {
+			for k := range rate {
+				rate[k] = append(rate[k], l.bulk(fmt.Sprint("a", k+1), i == 1, 4*time.Second, 4*time.Second).mbit)
 			}
 		}
 		b.Logf("round trip 100 ms, TCP %s: plain %.0f, paid %.0f Mbit/s, %.1f %%; all plain %.0f, paid %.0f", way, median(rate[0]), median(rate[1]), 100*median(rate[1])/median(rate[0]), rate[0], rate[1])
