@@ -409,7 +409,7 @@ func (w *purse) tick(flush bool) {
 	got, sent := w.p.got.Load(), w.p.sent.Load()
 	units := w.ackedLocked() / unit
 	t, due := w.payer.Served(w.p.id, units)
-	step := tickAfter(units, time.Duration(w.t.rtt.Load()))
+	step := tickAfter(units, time.Duration(w.t.least.Load()))
 	if !due && (flush || units >= w.units+step) {
 		t, due = w.payer.Flush(w.p.id)
 	}

@@ -45,6 +45,7 @@ type tunnel struct {
 	control  atomic.Uint64          // bytes
 	answered atomic.Int64           // when the exit last spoke, unix nano
 	rtt      atomic.Int64           // of a ping, smoothed, nano
+	least    atomic.Int64           // of all pings: what the line takes without a queue
 	nonces   atomic.Uint64
 
 	mu    sync.Mutex
@@ -259,6 +260,9 @@ func (t *tunnel) pong(nonce uint64) {
 		return
 	}
 	d := int64(t.now().Sub(at))
+	if least := t.least.Load(); least == 0 || d < least {
+		t.least.Store(max(d, 1))
+	}
 	if old := t.rtt.Load(); old > 0 {
 		d = old + (d-old)/4
 	}
