@@ -30,6 +30,7 @@ type app struct {
 	hand    func([]byte) error      // gives a bundle to CometBFT; set before it starts
 	gossip  *gossip                 // nil while nothing is told to peers
 	propose func([][]byte) [][]byte // Config.propose
+	between func()                  // called before each block; nil while CometBFT replays
 
 	payers keys.Ring      // of claims
 	saving sync.WaitGroup // snapshots under way
@@ -181,6 +182,9 @@ func (a *app) ProcessProposal(_ context.Context, q *abci.RequestProcessProposal)
 // the block's header proves the state as it stands: readers that wait are
 // answered (C2).
 func (a *app) FinalizeBlock(_ context.Context, q *abci.RequestFinalizeBlock) (*abci.ResponseFinalizeBlock, error) {
+	if a.between != nil {
+		a.between()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.head = api.Header{

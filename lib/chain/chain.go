@@ -295,7 +295,7 @@ func (n *Node) begin(ctx context.Context) error {
 	if err := cfg.ValidateBasic(); err != nil {
 		return fmt.Errorf("configure: %v: %w", err, top.ErrInvalid)
 	}
-	options := []node.Option{node.CustomReactors(map[string]p2p.Reactor{"MEMPOOL": n.app.gossip})}
+	options := []node.Option{node.CustomReactors(map[string]p2p.Reactor{"MEMPOOL": n.app.gossip}), n.app.calmly}
 	if n.syncing() {
 		syncConfig(cfg)
 		from, err := n.newStateProvider()
