@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	abci "github.com/cometbft/cometbft/abci/types"
 	"github.com/cometbft/cometbft/store"
@@ -31,6 +32,7 @@ type app struct {
 	gossip  *gossip                 // nil while nothing is told to peers
 	propose func([][]byte) [][]byte // Config.propose
 	between func()                  // called before each block; nil while CometBFT replays
+	leaving atomic.Bool             // the node stops
 
 	payers keys.Ring      // of claims
 	saving sync.WaitGroup // snapshots under way
@@ -121,6 +123,17 @@ func (a *app) InitChain(_ context.Context, q *abci.RequestInitChain) (*abci.Resp
 	defer a.mu.Unlock()
 	a.state, a.root = s, s.Root()
 	return &abci.ResponseInitChain{AppHash: a.root[:]}, nil
+}
+
+// Query is for CometBFT, which asks so whether a peer may connect. When the node stops
+// nobody may: of a peer that comes then CometBFT keeps the connection, which nobody
+// reads, and the peer refuses this node, come back, until it notices after a minute.
+func (a *app) Query(context.Context, *abci.RequestQuery) (*abci.ResponseQuery, error) {
+	r := &abci.ResponseQuery{}
+	if a.leaving.Load() {
+		r.Code, r.Log = 1, "the node stops"
+	}
+	return r, nil
 }
 
 // spread tells the peers of a bundle.

@@ -120,3 +120,18 @@ func TestInConsensusPeersLeaveAtOnce(t *testing.T) {
 		t.Fatal("it waits")
 	}
 }
+
+// A peer that connects while the node stops would be kept by CometBFT, read by nobody.
+func TestAStoppingNodeTakesNoPeer(t *testing.T) {
+	a := &app{}
+	if r, err := a.Query(t.Context(), nil); err != nil || !r.IsOK() {
+		t.Fatal(r, err)
+	}
+	a.leaving.Store(true)
+	if r, err := a.Query(t.Context(), nil); err != nil || r.IsOK() {
+		t.Fatal(r, err)
+	}
+	if c := (&Node{cfg: Config{}}).cometConfig(); !c.FilterPeers {
+		t.Fatal("it is not asked")
+	}
+}

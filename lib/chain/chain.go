@@ -336,6 +336,7 @@ func (n *Node) provide(c *config.DBContext) (dbm.DB, error) {
 // about to end.
 func (n *Node) stop() {
 	n.fault.stop()
+	n.app.leaving.Store(true)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

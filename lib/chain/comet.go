@@ -52,6 +52,7 @@ func (n *Node) cometConfig() *config.Config {
 	c.TxIndex.Indexer = "null"
 	c.Storage.DiscardABCIResponses = true // the index keeps what proofs need
 
+	c.FilterPeers = true // asks app.Query
 	c.P2P.ListenAddress = "tcp://" + n.cfg.Listen
 	c.P2P.ExternalAddress = n.cfg.External
 	c.P2P.PersistentPeers = strings.Join(n.cfg.Peers, ",")
