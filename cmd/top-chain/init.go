@@ -160,19 +160,15 @@ func drawPorts(dir home.Dir, j *chain.Join) error {
 	if old, err := chain.LoadJoin(dir); err == nil {
 		j.Listen, j.Mesh = cmp.Or(j.Listen, old.Listen), cmp.Or(j.Mesh, old.Mesh)
 	}
-	for _, to := range []struct {
-		where  *string
-		format string
-	}{{&j.Listen, "0.0.0.0:%d"}, {&j.Mesh, "/ip4/0.0.0.0/tcp/%d"}} {
-		if *to.where != "" {
-			continue
-		}
-		port, err := chain.DrawPort()
-		if err != nil {
-			return err
-		}
-		*to.where = fmt.Sprintf(to.format, port)
+	if j.Listen != "" && j.Mesh != "" {
+		return nil
 	}
+	port, err := chain.DrawPorts(2)
+	if err != nil {
+		return err
+	}
+	j.Listen = cmp.Or(j.Listen, fmt.Sprintf("0.0.0.0:%d", port))
+	j.Mesh = cmp.Or(j.Mesh, fmt.Sprintf("/ip4/0.0.0.0/tcp/%d", port+1))
 	return nil
 }
 

@@ -179,6 +179,10 @@ func (n *local) create(b beginning) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	port, err := chain.DrawPorts(2 * len(n.vals))
+	if err != nil {
+		return nil, err
+	}
 	joins := make([]chain.Join, len(n.vals))
 	peers := make([]string, len(n.vals))
 	for i, dir := range n.vals {
@@ -186,15 +190,7 @@ func (n *local) create(b beginning) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		listen, err := chain.DrawPort()
-		if err != nil {
-			return nil, err
-		}
-		mesh, err := chain.DrawPort()
-		if err != nil {
-			return nil, err
-		}
-		joins[i] = chain.Join{Listen: fmt.Sprintf("127.0.0.1:%d", listen), Mesh: fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", mesh)}
+		joins[i] = chain.Join{Listen: fmt.Sprintf("127.0.0.1:%d", port+2*i), Mesh: fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port+2*i+1)}
 		peers[i] = id + "@" + joins[i].Listen
 	}
 	// val0 comes last: its genesis says that all the others are made.

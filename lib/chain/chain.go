@@ -121,7 +121,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	if n.cfg.Listen == "" {
-		port, err := DrawPort()
+		port, err := DrawPorts(1)
 		if err != nil {
 			return nil, err
 		}
@@ -164,24 +164,34 @@ func (n *Node) close() {
 	n.release()
 }
 
-// Ports that DrawPort takes: below those that systems hand out for outgoing
+// Ports that DrawPorts takes: below those that systems hand out for outgoing
 // connections (Linux: 32768 up), so that a port stays free until it is used.
 const (
 	firstPort = 20_000
 	lastPort  = 32_000
 )
 
-// DrawPort is a TCP port that nobody listens on.
-func DrawPort() (int, error) {
+// DrawPorts is the first of n TCP ports in a row that nobody listens on. In a row, since
+// others who draw then meet them less often.
+func DrawPorts(n int) (int, error) {
 	for range 100 {
-		port := firstPort + mathrand.IntN(lastPort-firstPort)
-		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
-		if err == nil {
-			ln.Close()
-			return port, nil
+		first := firstPort + mathrand.IntN(lastPort-firstPort-n)
+		if free(first, n) {
+			return first, nil
 		}
 	}
-	return 0, top.Errorf(top.Failed, "found no free port between %d and %d (name one: --listen HOST:PORT)", firstPort, lastPort)
+	return 0, top.Errorf(top.Failed, "found no %d free ports in a row between %d and %d (name one: --listen HOST:PORT)", n, firstPort, lastPort)
+}
+
+func free(first, n int) bool {
+	for port := first; port < first+n; port++ {
+		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return false
+		}
+		ln.Close()
+	}
+	return true
 }
 
 // Run is the node until ctx ends, which it survives with nil, or until its disk

@@ -119,6 +119,21 @@ func freeLoopback(t testing.TB) string {
 	return ln.Addr().String()
 }
 
+func TestPortsInARow(t *testing.T) {
+	first, err := DrawPorts(8)
+	if err != nil || first < firstPort || first+8 > lastPort {
+		t.Fatal(first, err)
+	}
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+7))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if !free(first, 7) || free(first, 8) || free(first+7, 1) {
+		t.Error("a port that is taken is free, or others are not")
+	}
+}
+
 // start runs node i until stop or the test's end.
 func (n *network) start(i int) *running {
 	n.t.Helper()
