@@ -132,7 +132,7 @@ func (l *lab) sell() {
 	if err != nil {
 		l.b.Fatal(err)
 	}
-	args := []string{"register", "--quiet", "--name", "bob", "--offer", "service=vpn,unit=64KiB,price=0.000001,window=1024"}
+	args := []string{"register", "--quiet", "--name", "bob", "--offer", "service=vpn,unit=64KiB,price=0.000001,window=4096"}
 	for _, a := range s.Addrs {
 		args = append(args, "--addr", a)
 	}
