@@ -111,12 +111,11 @@ func shortDir(t *testing.T) home.Dir {
 
 func freeLoopback(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := DrawPorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 func TestPortsInARow(t *testing.T) {

@@ -340,13 +340,19 @@ func (w *purse) promise(ctx context.Context) error {
 // next goes on to another channel; when that takes long the status says so meanwhile.
 func (w *purse) next(ctx context.Context) error {
 	late := time.AfterFunc(nextLate, func() {
-		w.trouble(unsigned(top.Errorf(top.Busy, "the channel is used up, and the next one is not open yet (does the chain go on? top-chain status)")))
+		w.trouble(unsigned(top.Errorf(top.Busy, "%s (does the chain go on? top-chain status)", notOpen)))
 	})
 	defer late.Stop()
-	return w.begin(ctx)
+	if err := w.begin(ctx); err != nil {
+		return fmt.Errorf("%s: %w", notOpen, err)
+	}
+	return nil
 }
 
-const nextLate = 2 * time.Second
+const (
+	nextLate = 2 * time.Second
+	notOpen  = "the channel is used up, and the next one is not open yet"
+)
 
 const promiseEvery = 20 * time.Millisecond
 
