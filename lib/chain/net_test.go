@@ -77,12 +77,16 @@ func newNetworkOf(t *testing.T, validators int, set func(*ledger.Genesis, [][32]
 		t.Fatal(err)
 	}
 	var peers []string
-	for _, dir := range n.homes {
+	port, err := DrawPorts(len(n.homes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, dir := range n.homes {
 		id, err := PeerID(dir, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		addr := freeLoopback(t)
+		addr := fmt.Sprintf("127.0.0.1:%d", port+i)
 		peers = append(peers, id+"@"+addr)
 		n.joins = append(n.joins, Join{Listen: addr})
 	}
@@ -241,10 +245,15 @@ func (n *network) pay(i int, nonce uint64, to top.Address, amount top.Amount) ap
 	return n.do(i, n.transfer(nonce, to, amount))
 }
 
-// do submits a transaction to node i and waits until it is final.
+// do submits a transaction to node i, again where that is busy, and waits until it is
+// final.
 func (n *network) do(i int, raw []byte) api.Tx {
 	n.t.Helper()
 	s, err := n.nodes[i].api.Submit(n.t.Context(), raw)
+	for began := time.Now(); errors.Is(err, top.ErrBusy) && time.Since(began) < 15*time.Second; {
+		<-time.After(100 * time.Millisecond)
+		s, err = n.nodes[i].api.Submit(n.t.Context(), raw)
+	}
 	if err != nil {
 		n.t.Fatal(err)
 	}
