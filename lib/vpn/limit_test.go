@@ -14,8 +14,10 @@ func TestX1_TheLimitIsOfThisSession(t *testing.T) {
 		x.exit.mu.Lock()
 		for _, a := range x.exit.accounts {
 			for _, v := range a.sessions {
-				if m := v.state(0); !v.over && m.Limit-m.Up-m.Down != v.gate.limit.Load()+v.astray-v.gate.used.Load() {
-					t.Errorf("%d bytes of room are told, %d there are", m.Limit-m.Up-m.Down, v.gate.limit.Load()-v.gate.used.Load())
+				m := v.state(0)
+				told, is := m.Limit-m.Up-m.Down, v.gate.limit.Load()+v.astray-v.gate.used.Load()
+				if !v.over && (told > is+mtuPlain || is > told+mtuPlain) { // a packet may pass meanwhile; what was begun is far more
+					t.Errorf("%d bytes of room are told, %d there are", told, is)
 				}
 			}
 		}
