@@ -66,7 +66,7 @@ func (a *account) units(price top.Amount) uint64 {
 // room is how many units a session may be served before it pays. The meter's credit is
 // that of its channel: sessions share it, and each has one unit at least, so that none
 // stands still for another that sleeps. The channel's risk is one window and a unit
-// and a packet for each session beyond the first (X1).
+// for each session beyond the first (X1).
 func (s *served) room() uint64 {
 	credit := s.acct.meter.Credit(s.ticket.Session)
 	n, lent := uint64(1), uint64(0)
@@ -105,11 +105,7 @@ func (e *Exit) credit(s *served) [][]byte {
 		return nil
 	}
 	s.why = ""
-	limit := (s.units + s.room()) * unit
-	if s.units <= s.paidUnits() && limit == (s.units+1)*unit { // by packets that do not divide it it would never be full, nor paid
-		limit += mtuPlain
-	}
-	return s.gate.raise(limit)
+	return s.gate.raise((s.units + s.room()) * unit)
 }
 
 // release sends what waited for a tick.

@@ -230,34 +230,3 @@ func rides(t *testing.T) (w *world, x, alice *member) {
 	x = w.sell("exit")
 	return w, x, w.member("alice")
 }
-
-// TestX1_ALastUnitCanBeFilled: a session that has one unit at a time, since one before on
-// its channel has the rest, fills it by packets that do not divide it, pays, and goes on.
-func TestX1_ALastUnitCanBeFilled(t *testing.T) {
-	t.Parallel()
-	w, x, alice := rides(t)
-	to := netip.AddrPortFrom(host4(), 9)
-	first := alice.ride(x)
-	ch := first.channel(top.One)
-	first.begun(ch)
-	r := alice.ride(x)
-	r.payer = first.payer
-	r.begun(ch)
-	for n := range uint64(3) {
-		r.floods(to, 2*unit)
-		w.until("a unit is full", func() bool { return r.counted() >= (n+1)*unit })
-		if got := r.counted(); got > (n+4)*unit+mtuPlain {
-			t.Errorf("%d bytes passed, %d units are paid", got, n)
-		}
-		tick, ok := r.payer.Served(r.id, n+1)
-		if !ok {
-			tick, ok = r.payer.Flush(r.id)
-		}
-		if !ok {
-			t.Fatal("no tick is due")
-		}
-		if m := r.ticks(tick); m.Units != n+1 {
-			t.Errorf("unit %d: %+v", n+1, m)
-		}
-	}
-}
