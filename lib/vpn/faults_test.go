@@ -494,8 +494,8 @@ func TestAChannelIsUsedUpAfterARestart(t *testing.T) {
 	}
 }
 
-// TestWhatIsLostIsSaidAgain loses a quarter of all small datagrams, in both directions, from
-// the first handshake on: tickets, vouchers, ticks and their answers among them.
+// TestWhatIsLostIsSaidAgain loses a quarter of the datagrams of the size of what the ends say to
+// each other, from the ticket on: vouchers, ticks and what answers them with claims.
 func TestWhatIsLostIsSaidAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
