@@ -245,19 +245,20 @@ func (n *network) pay(i int, nonce uint64, to top.Address, amount top.Amount) ap
 	return n.do(i, n.transfer(nonce, to, amount))
 }
 
-// do submits a transaction to node i, again where that is busy, and waits until it is
-// final.
+// do submits a transaction to node i and waits until it is final.
 func (n *network) do(i int, raw []byte) api.Tx {
 	n.t.Helper()
 	s, err := n.nodes[i].api.Submit(n.t.Context(), raw)
-	for began := time.Now(); errors.Is(err, top.ErrBusy) && time.Since(began) < 15*time.Second; {
-		<-time.After(100 * time.Millisecond)
-		s, err = n.nodes[i].api.Submit(n.t.Context(), raw)
-	}
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	tx, err := n.nodes[i].api.Tx(n.t.Context(), s.ID, 20*time.Second)
+	return n.final(i, s.ID)
+}
+
+// final waits at node i until a transaction is final.
+func (n *network) final(i int, id top.ID) api.Tx {
+	n.t.Helper()
+	tx, err := n.nodes[i].api.Tx(n.t.Context(), id, 20*time.Second)
 	if err != nil {
 		n.t.Fatal(err)
 	}
