@@ -52,6 +52,17 @@ const (
 	textCost   = 2000 // a unit, held for a day
 )
 
+// before is a relay that writes nothing more by its clock, with two users who have met.
+func before(t *testing.T) (r, bob, alice *member) {
+	w := newWorld(t)
+	r = w.relay("r")
+	bob, alice = w.user("bob", r), w.user("alice", r)
+	bob.knows(alice)
+	alice.sent(bob, "first", "text", "delivered")
+	r.still.Store(time.Now().UnixNano())
+	return r, bob, alice
+}
+
 // lingering sends so many messages that bob, whose intake is locked, does not take,
 // and that the relay, whose clock stands, does not write.
 func lingering(r, alice, bob *member, n int) {
@@ -68,12 +79,7 @@ func lingering(r, alice, bob *member, n int) {
 // A relay that crashes after it passed on acknowledgements and before it wrote them
 // gets none of those messages again: they do not fill the window for what follows.
 func TestACrashLosesAcknowledgements(t *testing.T) {
-	w := newWorld(t)
-	r := w.relay("r")
-	bob, alice := w.user("bob", r), w.user("alice", r)
-	bob.knows(alice)
-	alice.sent(bob, "first", "text", "delivered")
-	r.still.Store(time.Now().UnixNano())
+	r, bob, alice := before(t)
 	bob.d.agent.intake.Lock()
 	lingering(r, alice, bob, 2)
 	snapshot := r.snapshot()
@@ -89,12 +95,7 @@ func TestACrashLosesAcknowledgements(t *testing.T) {
 // A relay that crashes and gets again what its recipient has hears an
 // acknowledgement of more than it was sent again by then: it is not lost.
 func TestACrashLosesMessagesThatWereAcknowledged(t *testing.T) {
-	w := newWorld(t)
-	r := w.relay("r")
-	bob, alice := w.user("bob", r), w.user("alice", r)
-	bob.knows(alice)
-	alice.sent(bob, "first", "text", "delivered")
-	r.still.Store(time.Now().UnixNano())
+	r, bob, alice := before(t)
 	snapshot := r.snapshot()
 	bob.d.agent.intake.Lock()
 	lingering(r, alice, bob, 4)

@@ -444,33 +444,15 @@ func TestOneClientDoesNotHoldAllStreams(t *testing.T) {
 // an answer to another question is not taken.
 func TestAQuestionGoesToTheHostsResolver(t *testing.T) {
 	t.Parallel()
-	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	must(t, err)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b := make([]byte, maxDNS)
-		for {
-			n, from, err := pc.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			var m dnsmessage.Message
-			if m.Unpack(b[:n]) != nil {
-				return
-			}
-			m.Response = true
-			m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET, TTL: 5}, Body: &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}}}
-			out, _ := m.Pack()
-			wrong := append([]byte{}, out...)
-			wrong[1] ^= 1
-			pc.WriteTo(wrong, from)
-			pc.WriteTo(out, from)
-		}
-	}()
-	t.Cleanup(func() { pc.Close(); <-done })
+	at := answering(t, func(m *dnsmessage.Message) [][]byte {
+		m.Answers = []dnsmessage.Resource{addressOf(m.Questions[0].Name, [4]byte{127, 0, 0, 1})}
+		out, _ := m.Pack()
+		wrong := append([]byte{}, out...)
+		wrong[1] ^= 1
+		return [][]byte{wrong, out}
+	})
 	w := newWorld(t)
-	x := w.sell("exit", func(c *ExitConfig) { c.Resolver = []netip.AddrPort{pc.LocalAddr().(*net.UDPAddr).AddrPort()} })
+	x := w.sell("exit", func(c *ExitConfig) { c.Resolver = []netip.AddrPort{at} })
 	alice, s := w.member("alice"), newSite(t)
 	alice.up(via(x))
 	n, err := alice.get(strings.Replace(s.bytes(1234), "127.0.0.1", "page.example.org", 1))

@@ -14,9 +14,26 @@ import (
 // asks for it.
 func newNames(t *testing.T, name string, ip [4]byte) (at netip.AddrPort, asked *atomic.Int64) {
 	t.Helper()
+	asked = &atomic.Int64{}
+	return answering(t, func(m *dnsmessage.Message) [][]byte {
+		m.RCode = dnsmessage.RCodeNameError
+		if q := m.Questions[0]; q.Name.String() == name+"." {
+			asked.Add(1)
+			if m.RCode = dnsmessage.RCodeSuccess; q.Type == dnsmessage.TypeA {
+				m.Answers = []dnsmessage.Resource{addressOf(q.Name, ip)}
+			}
+		}
+		out, _ := m.Pack()
+		return [][]byte{out}
+	}), asked
+}
+
+// answering is a resolver that says what fn makes of a question.
+func answering(t *testing.T, fn func(m *dnsmessage.Message) [][]byte) netip.AddrPort {
+	t.Helper()
 	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	must(t, err)
-	done, asked := make(chan struct{}), &atomic.Int64{}
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		b := make([]byte, maxDNS)
@@ -29,19 +46,18 @@ func newNames(t *testing.T, name string, ip [4]byte) (at netip.AddrPort, asked *
 			if m.Unpack(b[:n]) != nil {
 				return
 			}
-			m.Response, m.RCode = true, dnsmessage.RCodeNameError
-			if q := m.Questions[0]; q.Name.String() == name+"." {
-				asked.Add(1)
-				if m.RCode = dnsmessage.RCodeSuccess; q.Type == dnsmessage.TypeA {
-					m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 5}, Body: &dnsmessage.AResource{A: ip}}}
-				}
+			m.Response = true
+			for _, out := range fn(&m) {
+				pc.WriteTo(out, from)
 			}
-			out, _ := m.Pack()
-			pc.WriteTo(out, from)
 		}
 	}()
 	t.Cleanup(func() { pc.Close(); <-done })
-	return pc.LocalAddr().(*net.UDPAddr).AddrPort(), asked
+	return pc.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+func addressOf(name dnsmessage.Name, ip [4]byte) dnsmessage.Resource {
+	return dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: name, Class: dnsmessage.ClassINET, TTL: 5}, Body: &dnsmessage.AResource{A: ip}}
 }
 
 // rename registers an exit by a name.
