@@ -260,6 +260,7 @@ func (e Exit) firewall() error {
 // forward is what passes through this host from clients and to them.
 func (e Exit) forward(b *table, refused, served *nftables.Chain, n map[string]string) {
 	from := b.chain("from_clients")
+	b.rule(from, "segments fit the path", clampMSS())
 	e.strangers(b, from)
 	b.rule(from, "another client", oif(e.Name), count(), refuse())
 	b.rule(from, "", answers(), accept())
@@ -276,6 +277,7 @@ func (e Exit) forward(b *table, refused, served *nftables.Chain, n map[string]st
 	b.rule(from, "not served", count(), refuse())
 
 	to := b.chain("to_clients")
+	b.rule(to, "segments fit the path", clampMSS())
 	b.rule(to, "", answers(), accept())
 	b.rule(to, "nobody asked for it", count(), drop())
 
@@ -329,16 +331,12 @@ func (e Exit) host(b *table) {
 	b.rule(c, "", iif(e.Name), jump(to))
 }
 
-// rewrite gives clients this host's address, and connections the tunnel's size.
+// rewrite gives clients this host's address.
 func (e Exit) rewrite(b *table) {
 	nat := b.base("postrouting_source", hook{nftables.ChainTypeNAT, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, false})
 	b.each(src, e.Inner, func(match []expr.Any) {
 		b.rule(nat, "clients have this host's address", not(oif(e.Name)), match, masquerade())
 	})
-	size := b.base("forward_size", hook{nftables.ChainTypeFilter, nftables.ChainHookForward, *nftables.ChainPriorityMangle, false})
-	for _, way := range [][]expr.Any{iif(e.Name), oif(e.Name)} {
-		b.rule(size, "segments fit the path", way, clampMSS())
-	}
 }
 
 // policy fills the chains of what is refused and what is served.
