@@ -350,14 +350,13 @@ func (l *lab) flood(ns string, rate float64, lasts time.Duration) (came, offered
 	b := make([]byte, datagram)
 	began, sent := time.Now(), 0
 	for e := time.Since(began); e < lasts; e = time.Since(began) {
-		due := 64
+		due := 64 * datagram
 		if rate > 0 {
-			due = int(rate*1e6/8*e.Seconds()) - sent
+			if due = int(rate*1e6/8*e.Seconds()) - sent; due < datagram {
+				<-time.After(100 * time.Microsecond)
+			}
 		}
-		if due < datagram {
-			<-time.After(100 * time.Microsecond)
-		}
-		for ; due >= datagram || rate == 0 && due > 0; due -= map[bool]int{true: 1, false: datagram}[rate == 0] {
+		for ; due >= datagram; due -= datagram {
 			if _, err := near.Write(b); err == nil {
 				sent += datagram
 			}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,7 @@ type Line interface {
 // A TUN is a kernel interface as a line.
 type TUN struct {
 	dev  tun.Device
+	raw  syscall.RawConn
 	name string
 	mtu  int
 	done chan struct{}
@@ -66,7 +68,12 @@ func newTUN(dev tun.Device, mtu int) (*TUN, error) {
 		dev.Close()
 		return nil, top.Errorf(top.Failed, "name of the interface: %v", err)
 	}
-	t := &TUN{dev: dev, name: name, mtu: mtu, done: make(chan struct{})}
+	raw, err := dev.File().SyscallConn()
+	if err != nil {
+		dev.Close()
+		return nil, top.Errorf(top.Failed, "descriptor of interface %s: %v", name, err)
+	}
+	t := &TUN{dev: dev, raw: raw, name: name, mtu: mtu, done: make(chan struct{})}
 	go func() { // it ends with the device, and Close waits for it
 		defer close(t.done)
 		for range dev.Events() {
@@ -84,7 +91,38 @@ func (t *TUN) MTU() int { return t.mtu }
 // BatchSize is what one Read brings at most.
 func (t *TUN) BatchSize() int { return t.dev.BatchSize() }
 
+// gather is up to how many packets a Read goes on for those that wait. Beside them there
+// is room for a giant packet, of segments of 576 bytes and more.
+const gather = 16
+
+// Read brings the segments of a giant packet, or some packets: the kernel gives them one
+// by one, and to encrypt and send each by itself costs several times what it is to read.
 func (t *TUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := t.read(bufs, sizes, offset)
+	for err == nil && n > 0 && n < gather && n+gather <= len(bufs) && t.waits() {
+		var more int
+		more, err = t.read(bufs[n:], sizes[n:], offset)
+		n += more
+		if more == 0 {
+			break
+		}
+	}
+	if n > 0 {
+		return n, nil // an error comes again
+	}
+	return 0, err
+}
+
+// waits says whether a packet is there.
+func (t *TUN) waits() bool {
+	var n int
+	err := t.raw.Control(func(fd uintptr) {
+		n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	})
+	return err == nil && n > 0
+}
+
+func (t *TUN) read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n, err := t.dev.Read(bufs, sizes, offset)
 	var system *os.PathError
 	switch {

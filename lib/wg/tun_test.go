@@ -1,6 +1,7 @@
 package wg
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -157,6 +158,72 @@ func onKernelLine(t *testing.T, line *TUN) {
 		if err := b.dev.RemovePeer(key.Public()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A Read brings what waits, in order, and a giant packet whole behind it.
+func TestPacketsAreReadTogether(t *testing.T) {
+	nothingLeft(t)
+	ownNetwork(t)
+	line, err := NewTUN("wgtest%d", mtu)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer line.Close()
+	ifup(t, line.Name(), netip.MustParseAddr("10.9.0.1"))
+	c, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(10, 9, 0, 2), Port: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const small, giant, each = 40, 100, 500
+	for i := range small {
+		if _, err := c.Write([]byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	train := make([]byte, giant*each)
+	for i := range giant {
+		train[i*each] = byte(small + i)
+	}
+	cut := make([]byte, unix.CmsgSpace(2)) // udp(7)
+	binary.NativeEndian.PutUint64(cut, uint64(unix.CmsgLen(2)))
+	binary.NativeEndian.PutUint32(cut[8:], unix.SOL_UDP)
+	binary.NativeEndian.PutUint32(cut[12:], unix.UDP_SEGMENT)
+	binary.NativeEndian.PutUint16(cut[16:], each)
+	if _, _, err := c.WriteMsgUDP(train, cut, nil); err != nil {
+		t.Fatal(err)
+	}
+	bufs, sizes := make([][]byte, line.BatchSize()), make([]int, line.BatchSize())
+	for i := range bufs {
+		bufs[i] = make([]byte, 2048)
+	}
+	const offset = 16
+	var came []byte
+	for reads := 0; len(came) < small+giant; reads++ {
+		n, err := line.Read(bufs, sizes, offset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reads == 0 && n != gather {
+			t.Errorf("%d came at once, of %d that waited", n, small)
+		}
+		for i := range n {
+			u, err := ParseUDP(bufs[i][offset : offset+sizes[i]])
+			if err != nil {
+				t.Fatal(err)
+			}
+			came = append(came, u.Body[0])
+		}
+	}
+	for i, b := range came {
+		if int(b) != i {
+			t.Fatalf("out of order: %v", came)
+		}
+	}
+	line.Wake()
+	if n, err := line.Read(bufs, sizes, offset); n != 0 || err != nil {
+		t.Errorf("woken: %d, %v", n, err)
 	}
 }
 
