@@ -57,7 +57,7 @@ func New(cfg Config) (*Device, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Way == nil {
-		cfg.Way = conn.NewStdNetBind()
+		cfg.Way = newUDP(false)
 	}
 	if cfg.Key == (Private{}) {
 		return nil, top.Errorf(top.Invalid, "a WireGuard device needs a key")

@@ -162,7 +162,7 @@ type Ways struct {
 }
 
 // NewWays is UDP, with room for carriers.
-func NewWays() *Ways { return &Ways{conn.NewStdNetBind(), newIntake()} }
+func NewWays() *Ways { return &Ways{newUDP(true), newIntake()} }
 
 func (w *Ways) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	fns, port, err := w.Bind.Open(port)

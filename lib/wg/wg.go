@@ -10,6 +10,8 @@
 //	G3  a line outlives the devices on it, and Close of either leaves nothing
 //	G4  what is injected leaves also while nothing comes from the line
 //	G5  while the tap is full the line is not read
+//	G6  datagrams come out of UDP as they were put in, and in order, whatever trains
+//	    they travel in
 //
 // It is not for what a packet costs (lib/vpn) nor for what the host's network does
 // with it (lib/netcfg). WireGuard: Donenfeld, "WireGuard: Next Generation Kernel
