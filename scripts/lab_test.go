@@ -44,7 +44,7 @@ func newLab(b *testing.B) *lab {
 	for _, ns := range []string{"a1", "b1", "a2", "b2", "c"} {
 		l.sh("", "ip netns add "+l.prefix+ns)
 		b.Cleanup(func() { exec.Command("ip", "netns", "del", l.prefix+ns).Run() })
-		l.sh(ns, "ip link set lo up; sysctl -qw 'net.ipv4.tcp_rmem=4096 131072 67108864' 'net.ipv4.tcp_wmem=4096 65536 67108864' net.ipv4.ip_forward=1")
+		l.sh(ns, "ip link set lo up; sysctl -qw 'net.ipv4.tcp_rmem=4096 131072 67108864' 'net.ipv4.tcp_wmem=4096 65536 67108864' net.ipv4.ip_forward=1 net.ipv4.tcp_slow_start_after_idle=0")
 	}
 	for i := 1; i <= 2; i++ {
 		l.sh("", "ip link add v netns %a@ type veth peer name v netns %b@; ip link add w netns %b@ type veth peer name w@ netns %c", "%", l.prefix, "@", fmt.Sprint(i))
@@ -90,13 +90,14 @@ func (l *lab) stock() {
 		}
 		l.public[i] = strings.TrimSpace(string(b))
 		cmd := exec.Command("ip", "netns", "exec", l.prefix+ns, bin, "-f", l.prefix+ns)
-		cmd.Env = append(os.Environ(), "LOG_LEVEL=silent")
+		cmd.Env = append(os.Environ(), "LOG_LEVEL=error", "WG_PROCESS_FOREGROUND=1")
+		cmd.Stderr = os.Stderr
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		if err := cmd.Start(); err != nil {
 			l.b.Fatal(err)
 		}
 		l.plain[i] = cmd
-		l.b.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		l.b.Cleanup(func() { cmd.Process.Signal(syscall.SIGTERM); cmd.Wait() }) // it takes its socket away
 		l.eventually("wireguard-go answers", func() bool {
 			return exec.Command("ip", "netns", "exec", l.prefix+ns, "wg", "show", l.prefix+ns).Run() == nil
 		})
@@ -248,6 +249,61 @@ func pump(src, dst net.Conn, began time.Time, warm, lasts time.Duration) (f flow
 	dst.Close()
 	<-done
 	return f
+}
+
+// A stream is a connection that sends at some times, and not at others.
+type stream struct {
+	src, dst net.Conn
+	b        testing.TB
+	got      atomic.Int64
+	sent     int64
+	done     chan struct{}
+}
+
+// stream is one from (or to) a client's namespace.
+func (l *lab) stream(ns string, down bool) *stream {
+	l.b.Helper()
+	near, far, _ := l.pair(ns)
+	s := &stream{src: near, dst: far, b: l.b, done: make(chan struct{})}
+	if down {
+		s.src, s.dst = far, near
+	}
+	go func() {
+		defer close(s.done)
+		for b := make([]byte, 256<<10); ; {
+			n, err := s.dst.Read(b)
+			s.got.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return s
+}
+
+// run sends for a time, and says what came and how long that took.
+func (s *stream) run(lasts time.Duration) (bytes float64, took time.Duration) {
+	s.b.Helper()
+	began, before := time.Now(), s.sent
+	s.src.SetWriteDeadline(began.Add(20 * time.Second))
+	for b := make([]byte, 128<<10); time.Since(began) < lasts; {
+		n, err := s.src.Write(b)
+		if s.sent += int64(n); err != nil {
+			s.b.Fatal(err)
+		}
+	}
+	for s.got.Load() < s.sent {
+		if <-time.After(200 * time.Microsecond); time.Since(began) > 20*time.Second {
+			s.b.Fatalf("%d of %d bytes came", s.got.Load(), s.sent)
+		}
+	}
+	return float64(s.sent - before), time.Since(began)
+}
+
+func (s *stream) close() {
+	s.src.Close()
+	s.dst.Close()
+	<-s.done
 }
 
 // bulk is one stream from (or to) a client's namespace.

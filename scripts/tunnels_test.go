@@ -30,26 +30,37 @@ func BenchmarkTunnels(b *testing.B) {
 // rounds5 is how often each of two things is measured, in turn.
 const rounds5 = 5
 
-// bulkRow is one TCP stream, and what processor time of both ends a gigabyte took. The
-// rounds are short and many, since a shared machine is faster and slower by a fifth for
-// some ten seconds: what was measured one after the other is compared first.
+// bulkRow is one TCP stream over each, in turn for half a second, and what processor time
+// of both ends a gigabyte took. The turns are short and many, since a shared machine is
+// faster and slower by a fifth for some seconds: what was measured one after the other is
+// compared first.
 func bulkRow(b *testing.B, l *lab) {
-	const rounds = 3 * rounds5
+	ends := [2][]*exec.Cmd{l.plain[:], l.paid[:]}
 	for way, down := range map[string]bool{"upload": false, "download": true} {
-		var rate, work [3][]float64
-		for range rounds {
-			for i, ends := range [][]*exec.Cmd{l.plain[:], l.paid[:]} {
-				before := l.cpu(ends...)
-				f := l.bulk(fmt.Sprint("a", i+1), down, time.Second, 2*time.Second)
-				rate[i] = append(rate[i], f.mbit)
-				work[i] = append(work[i], (l.cpu(ends...)-before)/(f.mbit*3/8000))
-			}
-			rate[2] = append(rate[2], last(rate[1])/last(rate[0]))
-			work[2] = append(work[2], last(work[1])/last(work[0]))
+		var streams [2]*stream
+		for i := range streams {
+			streams[i] = l.stream(fmt.Sprint("a", i+1), down)
+			streams[i].run(2 * time.Second)
 		}
-		all := fmt.Sprintf("all plain %.0f, paid %.0f", rate[0], rate[1])
-		b.Logf("TCP %s: plain %.0f, paid %.0f Mbit/s; round by round %.1f %%; processor, both ends: plain %.2f, paid %.2f s/GB, round by round %+.1f %%; %s", way,
-			median(rate[0]), median(rate[1]), 100*median(rate[2]), median(work[0]), median(work[1]), 100*(median(work[2])-1), all)
+		var rate [2][]float64
+		var ratio []float64
+		var bytes, work [2]float64
+		for range 60 {
+			for i, s := range streams {
+				before := l.cpu(ends[i]...)
+				n, took := s.run(500 * time.Millisecond)
+				work[i] += l.cpu(ends[i]...) - before
+				bytes[i] += n
+				rate[i] = append(rate[i], n*8/took.Seconds()/1e6)
+			}
+			ratio = append(ratio, last(rate[1])/last(rate[0]))
+		}
+		for i, s := range streams {
+			s.close()
+			work[i] *= 1e9 / bytes[i]
+		}
+		b.Logf("TCP %s: plain %.0f, paid %.0f Mbit/s, turn by turn %.1f %%; processor, both ends: plain %.2f, paid %.2f s/GB, %+.1f %%", way,
+			median(rate[0]), median(rate[1]), 100*median(ratio), work[0], work[1], 100*(work[1]/work[0]-1))
 	}
 }
 
