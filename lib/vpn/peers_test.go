@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -99,12 +100,14 @@ func BenchmarkPeers(b *testing.B) {
 		paying.Go(func() { r.pay(ctx) })
 		all = append(all, r)
 	}
-	var one, many []float64
-	for range 2 {
+	var one, many, ratio []float64
+	for range 7 {
 		one = append(one, sink.rate(b, all[:1], ln.Addr().String()))
 		many = append(many, sink.rate(b, all, ln.Addr().String()))
+		ratio = append(ratio, 100*many[len(many)-1]/one[len(one)-1])
 	}
-	b.Logf("upload, Mbit/s: one peer %.0f, %d together %.0f, with %d idle beside; %d MiB resident", one, active, many, idle, resident(b, pid))
+	slices.Sort(ratio)
+	b.Logf("upload, Mbit/s: one peer %.0f, %d together %.0f, in turn %.0f %%, with %d idle beside; %d MiB resident", one, active, many, ratio[len(ratio)/2], idle, resident(b, pid))
 }
 
 // pay pays for what a rider sends until ctx ends, as a purse does and with the key at
@@ -113,7 +116,7 @@ func (r *rider) pay(ctx context.Context) {
 	r.p.gate.limit.Store(firstCredit)
 	beat := time.NewTicker(tickEvery)
 	defer beat.Stop()
-	var up, next uint64
+	var up, next, down, got uint64
 	for {
 		flush := false
 		select {
@@ -125,6 +128,9 @@ func (r *rider) pay(ctx context.Context) {
 			switch {
 			case b[0] == mState && s.decode(b) == nil && s.Session == r.id:
 				up = max(up, s.Up)
+				if s.Down > down {
+					down, got = s.Down, min(r.p.got.Load(), s.Down)
+				}
 				r.t.release(r.p, r.p.gate.raise(s.Limit-min(s.Limit, s.Down)))
 			case b[0] == mTaken && k.decode(b) == nil && r.payer.Acknowledged(k.Seq) == nil:
 				r.t.say(ticking{Session: r.id, Ticks: r.payer.Repeat()}.encode())
@@ -134,7 +140,7 @@ func (r *rider) pay(ctx context.Context) {
 			flush = true
 		}
 		sent := r.p.sent.Load()
-		tick, due := r.payer.Served(r.id, min(sent, up)/unit)
+		tick, due := r.payer.Served(r.id, (min(sent, up)+got)/unit)
 		if !due && flush {
 			tick, due = r.payer.Flush(r.id)
 		}
@@ -230,15 +236,24 @@ func (s *sink) run(ln net.Listener) {
 // sends: a handshake beside two hundred that send takes as long as they let it.
 func (s *sink) rate(t testing.TB, all []*rider, to string) float64 {
 	t.Helper()
-	const warm, lasts = 3 * time.Second, 5 * time.Second
+	const warm, lasts = 2 * time.Second, 3 * time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
 	at := netip.AddrPortFrom(host4(), netip.MustParseAddrPort(to).Port()).String()
+	total := func() int { s.mu.Lock(); defer s.mu.Unlock(); return s.got }
 	var conns []net.Conn
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+		for last := -1; last != total(); { // what they hold goes out yet
+			last = total()
+			<-time.After(time.Second)
+		}
+	}()
 	for _, r := range all {
 		c, err := r.stack.DialContext(ctx, "tcp", at)
 		must(t, err)
-		defer c.Close()
 		conns = append(conns, c)
 	}
 	var done sync.WaitGroup
@@ -253,7 +268,6 @@ func (s *sink) rate(t testing.TB, all []*rider, to string) float64 {
 			}
 		})
 	}
-	total := func() int { s.mu.Lock(); defer s.mu.Unlock(); return s.got }
 	<-time.After(warm)
 	before := total()
 	<-time.After(lasts)
