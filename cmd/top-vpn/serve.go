@@ -35,7 +35,7 @@ A policy is a file:
   smtp                     # TCP port 25 too
 
 Register what it offers and where it is (the addresses are in "top-vpn status"):
-  top-wallet register --offer service=vpn,unit=64KiB,price=0.000001,window=1024 --addr ADDR --capacity 100000`,
+  top-wallet register --offer service=vpn,unit=64KiB,price=0.000001,window=4096 --addr ADDR --capacity 100000`,
 		Flags: []tool.Flag{
 			{Name: "provide", Kind: tool.Bool, Help: "sell it: without this flag nothing is served"},
 			{Name: "listen", Help: "HOST:PORT: the UDP port, and the name or address by which others reach it", Default: ":51820"},

@@ -32,7 +32,7 @@ tier of keeping: seconds x factor.`,
 			daemon.ChainFlag()),
 		Records: []string{"payment", "signed-tx"},
 		Examples: []string{
-			"top-wallet register --name paris-1 --offer service=vpn,unit=64KiB,price=0.000001,window=256",
+			"top-wallet register --name paris-1 --offer service=vpn,unit=64KiB,price=0.000001,window=4096",
 			"top-wallet register --remove",
 		},
 		Run: register,
@@ -85,7 +85,7 @@ func register(ctx context.Context, c *tool.Call) error {
 // parseOffer reads the key=value pairs of --offer.
 func parseOffer(s string) (o api.Offer, err error) {
 	bad := func(why string) (api.Offer, error) {
-		return o, top.Errorf(top.Usage, "--offer %q: %s (as in service=vpn,unit=64KiB,price=0.000001,window=256)", s, why)
+		return o, top.Errorf(top.Usage, "--offer %q: %s (as in service=vpn,unit=64KiB,price=0.000001,window=4096)", s, why)
 	}
 	for _, pair := range strings.Split(s, ",") {
 		k, v, ok := strings.Cut(pair, "=")

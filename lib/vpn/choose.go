@@ -147,7 +147,7 @@ func (l *Looker) told(ctx context.Context, s, kind string) (target, error) {
 const maxNamed = 20 // exits in an error
 
 func noneYet() error {
-	return top.Errorf(top.NotFound, "no exit is registered on the chain yet (sell one: top-vpn serve --provide, and then top-wallet register --offer service=vpn,unit=64KiB,price=0.000001,window=1024 --addr ADDR, which its status shows)")
+	return top.Errorf(top.NotFound, "no exit is registered on the chain yet (sell one: top-vpn serve --provide, and then top-wallet register --offer service=vpn,unit=64KiB,price=0.000001,window=4096 --addr ADDR, which its status shows)")
 }
 
 // resolved finds the address of an exit's socket.

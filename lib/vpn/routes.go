@@ -108,7 +108,7 @@ func (e *Exit) status() api.VPNStatus {
 	case s.Problem != "":
 		s.State = "waiting"
 	case e.offer.Service == "":
-		s.Problem = "not registered: nobody can pay it (top-wallet register --offer service=vpn,unit=64KiB,price=0.000001,window=1024 --addr ADDR)"
+		s.Problem = "not registered: nobody can pay it (top-wallet register --offer service=vpn,unit=64KiB,price=0.000001,window=4096 --addr ADDR)"
 	}
 	return s
 }
