@@ -170,5 +170,5 @@ func (w *purse) ticks(ctx context.Context, d time.Duration) bool {
 // a round trip of 100 ms 324 units are under way: a voucher shown after 96 ticks reaches
 // the exit, and the limit that it makes the client, before the anchor's 1,023 are used.
 func renewAfter(rtt time.Duration) uint32 {
-	return uint32(max(renewAt-3*rtt.Milliseconds(), renewAt/4))
+	return uint32(max(renewAt-6*rtt.Milliseconds(), renewLeast))
 }

@@ -56,8 +56,9 @@ const (
 	deadAfter    = 4 * time.Second // without an answer to four pings
 	stepLeast    = unit
 	begEvery     = 20 * time.Millisecond // while packets wait for the exit to carry more
-	renewAt      = 384                   // ticks: what the exit carried and did not see ticked yet, and the signing, must fit in the rest of an anchor
-	tickUnits    = 64                    // ticked at least: at 2 Gbit/s an anchor of 1,023 units lasts a quarter of a second, and its renewal has half of that
+	renewAt      = 640                   // ticks: what the exit carried and did not see ticked yet, and the signing, must fit in the rest of an anchor
+	renewLeast   = 96
+	tickUnits    = 64 // ticked at least: at 2 Gbit/s an anchor of 1,023 units lasts a quarter of a second, and its renewal has half of that
 )
 
 // begin opens a session on a channel with room, and returns when the exit carries.

@@ -306,7 +306,7 @@ func TestX2_LossIsNotPaid(t *testing.T) {
 // TestALongLineRenewsEarly keeps what is under way within an anchor.
 func TestALongLineRenewsEarly(t *testing.T) {
 	t.Parallel()
-	for rtt, want := range map[time.Duration]uint32{0: 384, 999 * time.Microsecond: 384, 20 * time.Millisecond: 324, 100 * time.Millisecond: 96, time.Hour: 96} {
+	for rtt, want := range map[time.Duration]uint32{0: 640, 999 * time.Microsecond: 640, 20 * time.Millisecond: 520, 100 * time.Millisecond: 96, time.Hour: 96} {
 		if got := renewAfter(rtt); got != want {
 			t.Errorf("%v: %d ticks, want %d", rtt, got, want)
 		}
