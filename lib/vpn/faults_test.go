@@ -202,12 +202,9 @@ func TestX5_AClientGoesOnOnItsChannel(t *testing.T) {
 		alice.fetched(s, 400_000)
 		w.until("all is ticked", func() bool { c := total(alice.meters()); return c.Units > 0 && sum+c.Owed <= x.earned() })
 		sum += alice.client.spent()
-		if i == 1 { // killed: it says nothing
-			alice.client.mu.Lock()
-			for _, h := range alice.client.hops {
-				h.t.dev.Close()
-			}
-			alice.client.mu.Unlock()
+		if i == 1 { // killed
+			alice.dies()
+			continue
 		}
 		must(t, alice.stop())
 	}
@@ -231,6 +228,53 @@ func TestX5_AClientGoesOnOnItsChannel(t *testing.T) {
 	}
 }
 
+// dies ends a client without a word to its exits.
+func (m *member) dies() {
+	m.client.mu.Lock()
+	for _, h := range m.client.hops {
+		h.t.dev.Close()
+	}
+	m.client.mu.Unlock()
+	must(m.w.t, m.stop())
+}
+
+// TestX5_WhatAKilledClientHeldIsFree: the session of a client that was killed stays for
+// minutes, with the credit of a young channel. The next one has it by its first voucher,
+// and not a unit at a time, which packets do not fill.
+func TestX5_WhatAKilledClientHeldIsFree(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, alice, s := w.sell("exit"), w.member("alice"), newSite(t)
+	alice.up(via(x))
+	alice.fetched(s, 1000)
+	alice.dies()
+	alice.forgets(func(ch *channelState) { ch.Rest = 0 }) // it had no time to note it
+	alice.up(via(x))
+	before := alice.hop(0).id()
+	alice.fetched(s, 1_000_000)
+	if alice.hop(0).id() != before {
+		t.Error("another session was begun for it")
+	}
+	if n := at(w, func() int { return len(w.channels) }); n != 1 {
+		t.Errorf("%d channels", n)
+	}
+}
+
+// forgets changes what a client that does not run knows of its channel.
+func (m *member) forgets(change func(*channelState)) {
+	t := m.w.t
+	t.Helper()
+	path := m.home.Path("vpn", "channels.json")
+	b, err := os.ReadFile(path)
+	must(t, err)
+	var all []channelState
+	must(t, json.Unmarshal(b, &all))
+	change(&all[0])
+	b, err = json.Marshal(all)
+	must(t, err)
+	must(t, os.WriteFile(path, b, 0o600))
+}
+
 // TestX5_AClientWithoutItsMemoryIsTold removes what the client remembers of its
 // vouchers: the exit shows them, and the payer goes on after them.
 func TestX5_AClientWithoutItsMemoryIsTold(t *testing.T) {
@@ -241,15 +285,7 @@ func TestX5_AClientWithoutItsMemoryIsTold(t *testing.T) {
 	alice.fetched(s, 700_000)
 	must(t, alice.stop())
 	earned := x.earned()
-	path := alice.home.Path("vpn", "channels.json")
-	b, err := os.ReadFile(path)
-	must(t, err)
-	var all []channelState
-	must(t, json.Unmarshal(b, &all))
-	all[0].Seq, all[0].Spent = 0, 0
-	b, err = json.Marshal(all)
-	must(t, err)
-	must(t, os.WriteFile(path, b, 0o600))
+	alice.forgets(func(ch *channelState) { ch.Seq, ch.Spent = 0, 0 })
 	alice.up(via(x))
 	alice.fetched(s, 700_000)
 	w.until("more is earned", func() bool { return x.earned() >= earned+10*price })
