@@ -283,36 +283,42 @@ func (l *Looker) within(ctx context.Context, kind string, most top.Amount, bad m
 	if len(all) == 0 {
 		return nil, noneYet()
 	}
-	nodes, by, dear, failed, least := map[top.NodeID]bool{}, map[top.NodeID]bool{}, map[top.NodeID]bool{}, map[top.NodeID]bool{}, top.MaxSupply
+	const other, dear, failed = 1, 2, 3 // the rule that an exit came furthest to
+	ruled, least := map[top.NodeID]int{}, top.MaxSupply
 	for _, t := range all {
-		nodes[t.node] = true
-		if t.addr.Carry != kind {
-			continue
+		rule := other
+		if t.addr.Carry == kind {
+			least = min(least, t.offer.Price)
+			switch {
+			case most > 0 && t.offer.Price > most:
+				rule = dear
+			case l.Now().Before(bad[t.node]):
+				rule = failed
+			default:
+				ok = append(ok, t)
+				continue
+			}
 		}
-		by[t.node], least = true, min(least, t.offer.Price)
-		switch {
-		case most > 0 && t.offer.Price > most:
-			dear[t.node] = true
-		case l.Now().Before(bad[t.node]):
-			failed[t.node] = true
-		default:
-			ok = append(ok, t)
-		}
+		ruled[t.node] = max(ruled[t.node], rule)
 	}
 	if len(ok) > 0 {
 		return ok, nil
 	}
+	var count [failed + 1]int
+	for _, rule := range ruled {
+		count[rule]++
+	}
 	out, why := []string{}, top.NotFound
-	if n := len(nodes) - len(by); n > 0 {
+	if n := count[other]; n > 0 {
 		out = append(out, fmt.Sprintf("%d offer no --carry %s", n, kind))
 	}
-	if n := len(dear); n > 0 {
+	if n := count[dear]; n > 0 {
 		out, why = append(out, fmt.Sprintf("%d ask more than --max-price %s TOP for 64 KiB (the cheapest: %s)", n, most, least)), top.Denied
 	}
-	if n := len(failed); n > 0 { // it passes
+	if n := count[failed]; n > 0 { // it passes
 		out, why = append(out, fmt.Sprintf("%d failed within the last minute", n)), top.Offline
 	}
-	return nil, top.Errorf(why, "of %d exits that are registered none is left: %s (look: top-vpn exits)", len(nodes), strings.Join(out, ", "))
+	return nil, top.Errorf(why, "of %d exits that are registered none is left: %s (look: top-vpn exits)", len(ruled), strings.Join(out, ", "))
 }
 
 // unseen orders exits without a packet to any: by what this home saw of them, and among
