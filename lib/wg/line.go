@@ -88,18 +88,18 @@ func (t *TUN) Name() string { return t.name }
 // MTU is that with which it was made.
 func (t *TUN) MTU() int { return t.mtu }
 
-// BatchSize is what one Read brings at most.
-func (t *TUN) BatchSize() int { return t.dev.BatchSize() }
-
-// gather is up to how many packets a Read goes on for those that wait. Beside them there
-// is room for a giant packet, of segments of 576 bytes and more.
+// gather is up to how many packets a Read goes on for those that wait.
 const gather = 16
+
+// BatchSize is what one Read brings at most: behind what it gathered there is as much room
+// for a giant packet as there would be without.
+func (t *TUN) BatchSize() int { return gather - 1 + t.dev.BatchSize() }
 
 // Read brings the segments of a giant packet, or some packets: the kernel gives them one
 // by one, and to encrypt and send each by itself costs several times what it is to read.
 func (t *TUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n, err := t.read(bufs, sizes, offset)
-	for err == nil && n > 0 && n < gather && n+gather <= len(bufs) && t.waits() {
+	for err == nil && n > 0 && n < gather && n+t.dev.BatchSize() <= len(bufs) && t.waits() {
 		var more int
 		more, err = t.read(bufs[n:], sizes[n:], offset)
 		n += more

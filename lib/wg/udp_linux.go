@@ -242,37 +242,36 @@ var sendings = sync.Pool{New: func() any { return new(sending) }}
 // send says how many went.
 func (s *socket) send(bufs [][]byte, e *udpEnd, trains bool) (sent int, err error) {
 	p := sendings.Get().(*sending)
-	n := 0
-	defer func() {
-		clear(p.msgs[:n])
-		sendings.Put(p)
-	}()
-	for rest := bufs; len(rest) > 0; n++ {
-		k := 1
-		if trains {
-			k = train(rest)
+	defer sendings.Put(p)
+	for sent < len(bufs) && err == nil {
+		msgs, k := p.lay(bufs[sent:], e, trains), 0
+		k, err = s.batches.WriteBatch(msgs, 0)
+		for _, m := range msgs[:max(k, 0)] {
+			sent += len(m.Buffers)
 		}
-		oob := p.oob[n][:0]
+		clear(msgs)
+	}
+	return sent, err
+}
+
+// lay makes messages of datagrams, as many as there is room for.
+func (p *sending) lay(bufs [][]byte, e *udpEnd, trains bool) []ipv4.Message {
+	n := 0
+	for ; len(bufs) > 0 && n < len(p.msgs); n++ {
+		k, oob := 1, p.oob[n][:0]
+		if trains {
+			k = train(bufs)
+		}
 		if !e.cleared.Load() {
 			oob = append(oob, e.src...)
 		}
 		if k > 1 {
-			oob = appendTrain(oob, len(rest[0]))
+			oob = appendTrain(oob, len(bufs[0]))
 		}
-		p.msgs[n] = ipv4.Message{Buffers: rest[:k], OOB: oob, Addr: e.addr}
-		rest = rest[k:]
+		p.msgs[n] = ipv4.Message{Buffers: bufs[:k], OOB: oob, Addr: e.addr}
+		bufs = bufs[k:]
 	}
-	for msgs := p.msgs[:n]; len(msgs) > 0; {
-		k, err := s.batches.WriteBatch(msgs, 0)
-		for _, m := range msgs[:max(k, 0)] {
-			sent += len(m.Buffers)
-		}
-		if err != nil {
-			return sent, err
-		}
-		msgs = msgs[k:]
-	}
-	return sent, nil
+	return p.msgs[:n]
 }
 
 // train is how many of the first datagrams the kernel takes as one: all of a size, but the
