@@ -270,6 +270,62 @@ func TestNC5_ClientsReachTheOutsideAlone(t *testing.T) {
 	}
 }
 
+// Clients of one network of a family are compared with it, those of several looked up: what
+// has an address beside theirs is forged either way, whether it is for the outside or for
+// the exit itself.
+func TestNC5_NoAddressBesideTheClients(t *testing.T) {
+	for _, more := range [][]netip.Prefix{nil, {netip.MustParsePrefix("10.99.0.0/24"), netip.MustParsePrefix("fd99::/64")}} {
+		w := newExit(t, "class full\n")
+		w.e.Inner = append(w.e.Inner, more...)
+		w.serve()
+		inner := []string{"10.66.0.0", "10.66.0.255", "10.66.0.2", "fd66::2", "fd66::ffff:ffff:ffff:ffff"}
+		if more != nil {
+			inner = append(inner, "10.99.0.255", "fd99::ffff:0:0:0")
+		}
+		start := w.settled()
+		inject := func(protocol byte, from string, port uint16, to4, to6 string) {
+			a, to := netip.MustParseAddr(from), to4
+			if a.Is6() {
+				to = to6
+			}
+			w.inject(protocol, netip.AddrPortFrom(a, port), netip.MustParseAddrPort(to))
+		}
+		for _, from := range []string{"10.66.1.0", "10.65.255.255", "10.66.1.2", "11.66.0.2", "0.0.0.1", "fd66:0:0:1::", "fd65:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "fd67::2", "fd66:0:0:1::2"} {
+			inject(unix.IPPROTO_UDP, from, 1, at(publicHost, 7001), at(public6, 7001))
+			inject(unix.IPPROTO_UDP, from, 1, at("10.66.0.1", 9), at("fd66::1", 9))
+		}
+		if found := w.cable.leaks(start, w.settled(), toward4(at(publicHost, 443))); len(found) > 0 {
+			t.Errorf("forged, or told that it is: %q", found)
+		}
+		for _, from := range inner {
+			start := w.cable.len()
+			inject(unix.IPPROTO_UDP, from, 4000, at(publicHost, 7002), at(public6, 7002))
+			w.cable.wait(start, "packet of "+from, func(p packet) bool { return p.dst.Port() == 7002 })
+		}
+	}
+}
+
+// What is a prefix is found to be one, and nothing else is.
+func TestSpansThatArePrefixes(t *testing.T) {
+	for _, s := range []string{"0.0.0.0/0", "10.0.0.0/8", "10.66.0.0/24", "128.0.0.0/1", "255.255.255.255/32", "1.2.3.4/32", "224.0.0.0/3", "::/0", "fd66::/64", "ff00::/8", "::1/128"} {
+		p := netip.MustParsePrefix(s)
+		if got, ok := merge([]netip.Prefix{p}, p.Addr().Is4())[0].prefix(); got != p || !ok {
+			t.Errorf("%s: %s, %v", s, got, ok)
+		}
+	}
+	for _, s := range [][2]string{{"10.0.0.0/24", "10.0.1.0/25"}, {"10.0.1.0/24", "10.0.2.0/24"}, {"1.2.3.4/32", "1.2.3.5/32"}, {"255.255.255.254/31", "255.255.255.252/31"}, {"::1/128", "::2/128"}} {
+		two := []netip.Prefix{netip.MustParsePrefix(s[0]), netip.MustParsePrefix(s[1])}
+		all := merge(two, two[0].Addr().Is4())
+		if len(all) != 1 {
+			t.Fatalf("%v: %v", s, all)
+		}
+		got, ok := all[0].prefix()
+		if whole := two[0].Bits() == two[1].Bits() && netip.PrefixFrom(two[0].Addr(), two[0].Bits()-1).Contains(two[1].Addr()); ok != whole {
+			t.Errorf("%v: %s, %v", s, got, ok)
+		}
+	}
+}
+
 func TestNC5_AnswersComeBackAndNothingElse(t *testing.T) {
 	w := newExit(t, "class full\n")
 	w.serve()
@@ -440,6 +496,28 @@ func TestNC6_SegmentsFitTheTunnel(t *testing.T) {
 		want := map[bool]uint16{true: 1420 - 40, false: 1420 - 60}[netip.MustParseAddrPort(to).Addr().Is4()]
 		if got := binary.BigEndian.Uint16(frame[len(frame)-2:]); got != want {
 			t.Errorf("%s: segments of %d, want %d", to, got, want)
+		}
+		// So do those of the answer, which has the outside's own size.
+		here := netip.AddrPortFrom(netip.MustParseAddrPort(to).Addr(), 7005)
+		w.outside.in(func() (err error) {
+			far, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(here))
+			if err == nil {
+				t.Cleanup(func() { far.Close() })
+			}
+			return err
+		})
+		start = w.inside.len()
+		w.send(flow{unix.IPPROTO_TCP, here.String()})
+		end = w.inside.wait(start, "SYN and ACK", func(p packet) bool { return p.src == here })
+		w.inside.mu.Lock()
+		frame = w.inside.frames[end-1]
+		w.inside.mu.Unlock()
+		head := 14 + 20
+		if here.Addr().Is6() {
+			head = 14 + 40
+		}
+		if got := binary.BigEndian.Uint16(frame[head+22:]); frame[head+20] != 2 || got != want { // the first option
+			t.Errorf("%s: an answer offers segments of %d, want %d", to, got, want)
 		}
 	}
 }
