@@ -294,6 +294,19 @@ func TestAGiantPacketBehindOthersIsReadWhole(t *testing.T) {
 		}
 		line.dev.(*counted).next = 0
 	}
+	// What came before an end comes, and then the end.
+	if _, err := w.Write([]byte{1, 1}); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	two, sizes := [][]byte{{0, 9}, {0, 9}}, make([]int, 2)
+	bufs := append(two, make([][]byte, batch)...)
+	if n, err := line.Read(bufs, append(sizes, make([]int, batch)...), 1); n != 2 || err != nil || two[0][1] != 0 || two[1][1] != 1 {
+		t.Errorf("before the end: %d, %v, %v", n, two, err)
+	}
+	if n, err := line.Read(bufs, make([]int, batch+2), 1); n != 0 || err != io.EOF {
+		t.Errorf("at the end: %d, %v", n, err)
+	}
 }
 
 func TestWhatIsNoTUN(t *testing.T) {
