@@ -131,10 +131,14 @@ func viaOf(c *tool.Call) (all []string, err error) {
 	for _, s := range c.Strings("via") {
 		for _, s := range strings.Split(s, ",") {
 			if s == "-" {
+				before := len(all)
 				for lines := bufio.NewScanner(c.In); lines.Scan(); {
 					if line := strings.TrimSpace(lines.Text()); line != "" {
 						all = append(all, vpn.ExitOf(line))
 					}
+				}
+				if len(all) == before { // not any exit: what chose them found none
+					return nil, top.Errorf(top.NotFound, "--via -: no exit came on standard input (look: top-vpn exits)")
 				}
 				continue
 			}
