@@ -184,18 +184,23 @@ func (cfg *ClientConfig) mtu() int {
 	if cfg.Carry == QUIC {
 		return mtuHidden
 	}
-	return mtuWithin(cfg.Hops - 1)
+	return mtuOf(cfg.Hops-1, cfg.Hops)
 }
 
-// mtuWithin is that of packets within so many tunnels and the last one. WireGuard pads
-// them to sixteens, at the far end up to that end's own MTU: what is no multiple would
-// not fit when it is padded.
-func mtuWithin(hops int) int {
-	m := mtuPlain
-	for range hops {
-		m = (m - hopOverhead) &^ 15
+// mtuOf is that of packets in the tunnel to a hop, of so many. WireGuard pads them to
+// sixteens, at the far end up to that end's own MTU: what is no multiple would not fit
+// when it is padded. Within three tunnels there is room for the least that IPv6 may have
+// only when the middle one goes by IPv4 (see fits).
+func mtuOf(hop, hops int) int {
+	switch {
+	case hop == 0:
+		return mtuPlain
+	case hops == 2:
+		return (mtuPlain - hopOverhead) &^ 15
+	case hop == 1:
+		return (mtuPlain - hopOverhead4) &^ 15
 	}
-	return m
+	return mtuLeast
 }
 
 func (c *Client) mark() uint32 {

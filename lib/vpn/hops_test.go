@@ -1,6 +1,7 @@
 package vpn
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -82,4 +83,54 @@ func TestX4_LaterHopsNeverSeeTheClient(t *testing.T) {
 	if err := c.Run(ctx); err == nil || !strings.Contains(err.Error(), "--via") {
 		t.Errorf("two hops of one exit: %v", err)
 	}
+}
+
+// TestX4_ThreeHops: each sees its neighbours and has a payer of its own, and whole pages
+// and names come through.
+func TestX4_ThreeHops(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	one, two, three, s := w.sell("one"), w.sell("two"), w.sell("three"), newSite(t)
+	alice := w.member("alice")
+	alice.up(via(one, two, three), func(c *ClientConfig) { c.Hops = 3 })
+	alice.fetched(s, 3_000_000)
+	payers := map[top.Address]bool{alice.address(): true}
+	for i, h := range alice.status().Hops {
+		payers[h.Payer] = true
+		if h.Node != []*member{one, two, three}[i].id() || h.MTU < 1280 {
+			t.Errorf("hop %d: %s, MTU %d", i+1, h.Name, h.MTU)
+		}
+	}
+	if len(payers) != 4 {
+		t.Errorf("payers: %v", payers)
+	}
+	if key := alice.client.key.Public(); one.exit.peer(key.Inner()) != nil || two.exit.peer(key.Inner()) != nil || three.exit.peer(key.Inner()) == nil {
+		t.Error("a hop before the last knows the key that the last knows")
+	}
+	must(t, alice.stop())
+}
+
+// TestX4_OneExitIsNotTwoHops, however often it is named; and the middle of three is not met
+// by IPv6, for which there is no room.
+func TestX4_OneExitIsNotTwoHops(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	x, y := w.sell("exit"), w.sell("other")
+	refuses := func(who string, kind error, what string, more ...func(*ClientConfig)) {
+		t.Helper()
+		cfg, _ := w.member(who).config(more...)
+		c, err := NewClient(cfg)
+		must(t, err)
+		ctx, cancel := contextOf(t, wait)
+		defer cancel()
+		if err := c.Run(ctx); !errors.Is(err, kind) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%v, not %s", err, what)
+		}
+	}
+	refuses("alice", top.ErrUsage, "twice: an exit that is two hops", via(x, x), func(c *ClientConfig) { c.Hops = 2 })
+	refuses("bob", top.ErrUsage, "twice: an exit that is two hops", via(x, y, x), func(c *ClientConfig) { c.Hops = 3 })
+	six := y.exit.key.Public()
+	refuses("carol", top.ErrInvalid, "other is met by IPv6", func(c *ClientConfig) {
+		c.Hops, c.Via = 3, []string{x.id().String(), Address{Carry: Plain, Host: "2001:db8::1", Port: "1", Key: six, Node: y.id()}.String(), w.sell("third").id().String()}
+	})
 }

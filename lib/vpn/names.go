@@ -44,6 +44,9 @@ func (c *Client) lead(ctx context.Context, t *tunnel, h *wg.Hop, path []target) 
 		if to.end, err = to.addr.endpoint(ip); err != nil {
 			return top.Errorf(top.Offline, "exit %s: %v", to.name, err)
 		}
+		if err := fits(n, c.cfg.Hops, *to); err != nil {
+			return err
+		}
 		if len(c.cfg.Via) == 0 && slices.ContainsFunc(path[:n], to.beside) {
 			return top.Errorf(top.Offline, "exit %s is on the machine of a hop before it", to.name)
 		}

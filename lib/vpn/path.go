@@ -18,20 +18,9 @@ func (c *Client) choose(ctx context.Context, bad map[top.NodeID]time.Time) (path
 	c.say("choosing", nil)
 	switch {
 	case len(c.cfg.Via) > 0:
-		var all []target
-		for i, s := range c.cfg.Via {
-			kind := c.cfg.Carry
-			if c.cfg.Hops > 1 && i > 0 {
-				kind = Plain
-			}
-			t, err := c.look.told(ctx, s, kind)
-			if err != nil {
-				return nil, err
-			}
-			if c.cfg.MaxPrice > 0 && t.offer.Price > c.cfg.MaxPrice {
-				return nil, top.Errorf(top.Denied, "exit %s asks %s TOP for 64 KiB, --max-price is %s", t.name, t.offer.Price, c.cfg.MaxPrice)
-			}
-			all = append(all, t)
+		all, err := c.named(ctx)
+		if err != nil {
+			return nil, err
 		}
 		if c.cfg.Hops > 1 {
 			path = all
@@ -63,8 +52,42 @@ func (c *Client) choose(ctx context.Context, bad map[top.NodeID]time.Time) (path
 		if path[i], err = resolved(ctx, path[i]); err != nil {
 			return nil, err
 		}
+		if err := fits(i, c.cfg.Hops, path[i]); err != nil {
+			return nil, err
+		}
 	}
 	return path, c.endpoints([]netip.AddrPort{path[0].end})
+}
+
+// named are the exits of --via, in its order.
+func (c *Client) named(ctx context.Context) (all []target, err error) {
+	for i, s := range c.cfg.Via {
+		kind := c.cfg.Carry
+		if c.cfg.Hops > 1 && i > 0 {
+			kind = Plain
+		}
+		t, err := c.look.told(ctx, s, kind)
+		if err != nil {
+			return nil, err
+		}
+		if c.cfg.MaxPrice > 0 && t.offer.Price > c.cfg.MaxPrice {
+			return nil, top.Errorf(top.Denied, "exit %s asks %s TOP for 64 KiB, --max-price is %s", t.name, t.offer.Price, c.cfg.MaxPrice)
+		}
+		if c.cfg.Hops > 1 && slices.ContainsFunc(all, func(o target) bool { return o.node == t.node }) {
+			return nil, top.Errorf(top.Usage, "--via %s twice: an exit that is two hops sees who comes and where to (name another; look: top-vpn exits)", s)
+		}
+		all = append(all, t)
+	}
+	return all, nil
+}
+
+// fits refuses the middle of three hops that is met by IPv6: its header leaves what is
+// within less than IPv6 may have.
+func fits(hop, hops int, t target) error {
+	if hop == 1 && hops == 3 && t.end.IsValid() && t.end.Addr().Is6() {
+		return top.Errorf(top.Invalid, "exit %s is met by IPv6, and the middle of three hops has no room for that (name it first or last: --via)", t.name)
+	}
+	return nil
 }
 
 // maxEntries is how many exits are measured to be the first of several hops.
@@ -136,7 +159,7 @@ func apart(ctx context.Context, entries, rest []target, n int) (path []target, e
 				continue
 			}
 		}
-		if slices.ContainsFunc(taken, func(p target) bool { return p.node == t.node || p.owner == t.owner || p.beside(t) }) {
+		if slices.ContainsFunc(taken, func(p target) bool { return p.node == t.node || p.owner == t.owner || p.beside(t) }) || fits(len(path)+1, n+1, t) != nil {
 			continue
 		}
 		path, taken = append(path, t), append(taken, t)
@@ -191,7 +214,7 @@ func (c *Client) carryOn(ctx context.Context, path []target) error {
 				cfg.Way, cfg.Mark = before.Way(), 0
 			}
 			if i < len(path)-1 {
-				before = wg.NewHop(netip.AddrPort{}, netip.AddrPort{}, mtuWithin(i))
+				before = wg.NewHop(netip.AddrPort{}, netip.AddrPort{}, mtuOf(i, len(path)))
 				cfg.Key, cfg.Line = wg.NewPrivate(), before.Line()
 				joints = append(joints, before)
 			}

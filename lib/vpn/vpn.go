@@ -44,7 +44,10 @@ const (
 	keepalive   = 15 * time.Second // keeps a NAT's mapping (RFC 4787 REQ-5 asks for 2 minutes; many forget sooner)
 	mtuPlain    = 1420             // 1,500 less 80: IPv6, UDP and WireGuard
 	mtuHidden   = 1280             // what fits a datagram of HTTP/3 too
-	hopOverhead = 80
+	mtuLeast    = 1280             // of IPv6 (RFC 8200, section 5)
+
+	hopOverhead  = 80 // IPv6, UDP and WireGuard
+	hopOverhead4 = 60 // IPv4, UDP and WireGuard
 )
 
 // KeyOf is the WireGuard key of a node's exit: derived from the node key, so that

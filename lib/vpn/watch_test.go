@@ -75,16 +75,23 @@ func TestNeighboursAreNotBehindAnExit(t *testing.T) {
 	}
 }
 
-// What a far end pads within one hop more fits the hop before, by IPv6 too.
+// What a far end pads within one hop more fits the hop before, by IPv6 too; of three hops
+// the middle one alone goes by IPv4, and IPv6 within has what it may have at least.
 func TestAPaddedPacketFitsEveryHop(t *testing.T) {
 	t.Parallel()
-	for hops := range 3 {
-		padded := (mtuWithin(hops) + 15) &^ 15 // WireGuard, 5.4.6
-		if outer := padded + hopOverhead; hops > 0 && outer > mtuWithin(hops-1) || outer > 1500+12 && hops == 0 {
-			t.Errorf("%d hops: packets of %d are %d outside", hops+1, mtuWithin(hops), outer)
+	for hops := 1; hops <= 3; hops++ {
+		for hop := range hops {
+			around := hopOverhead
+			if fits(hop, hops, target{end: netip.MustParseAddrPort("[2001:db8::1]:1")}) != nil {
+				around = hopOverhead4
+			}
+			padded := (mtuOf(hop, hops) + 15) &^ 15 // WireGuard, 5.4.6
+			if outer := padded + around; hop > 0 && outer > mtuOf(hop-1, hops) || outer > 1500+12 && hop == 0 {
+				t.Errorf("hop %d of %d: packets of %d are %d outside", hop+1, hops, mtuOf(hop, hops), outer)
+			}
 		}
-	}
-	if mtuWithin(0) != mtuPlain || mtuWithin(1) < 1280 {
-		t.Errorf("%d and %d", mtuWithin(0), mtuWithin(1))
+		if mtuOf(0, hops) != mtuPlain || mtuOf(hops-1, hops) < 1280 {
+			t.Errorf("%d hops: %d and %d", hops, mtuOf(0, hops), mtuOf(hops-1, hops))
+		}
 	}
 }
