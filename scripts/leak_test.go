@@ -170,6 +170,16 @@ func (w *country) splitTunnel() {
 			return err == nil
 		})
 	}
+	// What asks for a page by the tunnel goes by it, excluded or not, and where it is not,
+	// not at all.
+	asked := w.lan.len()
+	if page, err := w.inClient("get", "http://"+away4+"/", "--timeout", "20s"); err != nil || page != string(w.body) {
+		t.Errorf("a page by the tunnel: %d bytes, %v", len(page), err)
+	}
+	w.nothing("of a page by the tunnel", w.lan, asked, func(p packet) bool { return p.dst.String() == away4+":80" })
+	if page, err := w.inSpace(w.guest, "alice", "get", "http://"+host4+"/", "--timeout", "20s"); err == nil || !strings.Contains(err.Error(), "another network namespace") {
+		t.Errorf("from another namespace: %d bytes, %v", len(page), err)
+	}
 	lan := []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("fd07::/64"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")}
 	open := []string{away4 + ":9", "[" + away6 + "]:9", "192.168.7.1:9", "[fd07::1]:9"}
 	for _, to := range open {
