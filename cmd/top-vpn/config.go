@@ -69,7 +69,7 @@ func config(ctx context.Context, c *tool.Call) error {
 	if !c.Bool("qr") && c.String("output") == "" && secret != "" {
 		c.Info("what follows holds a private key (-o FILE: readable by its owner alone)")
 	}
-	c.Info("%s TOP prepaid on channel %s; keep it paid: top-vpn lend --channel %s --key %s --exit %s", p.Prepaid, p.Channel.Short(), p.Channel, p.Key, c.String("exit"))
+	c.Info("%s TOP prepaid on channel %s; keep it paid: top-vpn lend --channel %s --key %s --exit '%s'", p.Prepaid, p.Channel.Short(), p.Channel, p.Key, c.String("exit"))
 	if c.JSON {
 		if err := c.Emit(p, ""); err != nil || c.String("output") == "" {
 			return err
