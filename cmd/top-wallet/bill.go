@@ -28,8 +28,8 @@ signature and every hash is checked; a receipt that does not verify is left out
 and counted. With a chain daemon it shows beside it what the chain paid. --from
 needs no daemon and no wallet: anybody with the same receipts gets the same bill.
 
-Who pays a tunnel has its receipts when it ends, not before: what one that is up comes to
-says top-vpn meter. What top-vpn config prepaid is here once top-vpn lend ran for it.`,
+Of a tunnel that is up the payer has receipts some seconds after it carried something: what it
+comes to just now says top-vpn meter. What top-vpn config prepaid is here once top-vpn lend ran.`,
 		Flags: []tool.Flag{
 			{Name: "from", Help: "receipts to read, NDJSON; - is stdin"},
 			{Name: "follow", Short: "f", Kind: tool.Bool, Help: "go on as receipts come in"},

@@ -96,6 +96,33 @@ func (w *purse) refused(m fault) {
 	}
 }
 
+// asking is when receipts of a session were asked for, and what was paid then.
+type asking struct {
+	asked, moved time.Time
+	had, paid    uint64 // units
+}
+
+// due says that it is time: when it was quiet for a moment since units were paid, so that
+// the bill of a tunnel that is up has them, and else from time to time.
+func (a *asking) due(now time.Time, paid uint64) bool {
+	if paid != a.paid {
+		a.paid, a.moved = paid, now
+	}
+	quiet := a.paid != a.had && now.Sub(a.moved) >= receiptQuiet && now.Sub(a.asked) >= 2*receiptQuiet
+	if !quiet && now.Sub(a.asked) < receiptEvery {
+		return false
+	}
+	a.asked, a.had = now, a.paid
+	return true
+}
+
+// paidFor is the units that this session's ticks paid.
+func (w *purse) paidFor() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.units
+}
+
 // askReceipts asks for the receipts of earlier sessions, and of this one if it is time.
 func (w *purse) askReceipts(own bool) {
 	w.mu.Lock()

@@ -52,6 +52,7 @@ const (
 	tickEvery    = 250 * time.Millisecond // what is not ticked yet is, when the traffic is thin
 	resendAfter  = 300 * time.Millisecond
 	receiptEvery = 10 * time.Second
+	receiptQuiet = time.Second
 	pingEvery    = time.Second
 	deadAfter    = 4 * time.Second // without an answer to four pings
 	stepLeast    = unit
@@ -270,9 +271,9 @@ const openWait = 45 * time.Second // a channel may have to be opened on the chai
 func (w *purse) listen(ctx context.Context) error {
 	beat := time.NewTicker(50 * time.Millisecond)
 	defer beat.Stop()
-	asked, pinged := w.t.now(), time.Time{}
+	pinged, began := time.Time{}, w.t.now()
+	receipts := asking{asked: began}
 	var carried flowing
-	began := w.t.now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -287,8 +288,7 @@ func (w *purse) listen(ctx context.Context) error {
 				pinged = now
 				w.t.ping(w.id())
 			}
-			if now.Sub(asked) >= receiptEvery {
-				asked = now
+			if receipts.due(now, w.paidFor()) {
 				w.askReceipts(true)
 			}
 			if now.Sub(began) > deadAfter && w.t.silent() > deadAfter {
