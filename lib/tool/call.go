@@ -34,10 +34,16 @@ type Call struct {
 	path   []string
 	x      *cli.Context
 	stdout *output
-	bar    *Progress              // the last one begun
-	ready  *os.File               // --ready-fd, until Ready
+	bar    *Progress // the last one begun
+	ready  readiness
 	until  func(io.Reader) *input // a reader that ends with the verb's context
 	sig    atomic.Int32           // the signal that ended a one-shot verb; 0 is none
+}
+
+// readiness is who is told that a daemon answers.
+type readiness struct {
+	to   *os.File    // --ready-fd, until Ready
+	said atomic.Bool // Ready was called
 }
 
 // flagged says whether the verb has a flag.
@@ -144,11 +150,12 @@ func printable(s string) string {
 // Ready says that the daemon answers: it writes a newline to --ready-fd and
 // closes it.
 func (c *Call) Ready() error {
-	f := c.ready
+	c.ready.said.Store(true)
+	f := c.ready.to
 	if f == nil {
 		return nil
 	}
-	c.ready = nil
+	c.ready.to = nil
 	_, err := f.Write([]byte("\n"))
 	if err := errors.Join(err, f.Close()); err != nil {
 		return top.Errorf(top.Usage, "--ready-fd: %v", err)

@@ -237,7 +237,7 @@ func (c *Call) run(x *cli.Context, v *Verb) error {
 		if err != nil {
 			return err
 		}
-		c.ready = f
+		c.ready.to = f
 	}
 	ctx := x.Context
 	if d := c.Duration("timeout"); d > 0 {
@@ -247,7 +247,11 @@ func (c *Call) run(x *cli.Context, v *Verb) error {
 	}
 	c.until = func(r io.Reader) *input { return newInput(ctx, r) }
 	c.In = c.until(c.In)
-	return c.outcome(ctx, v.Run(ctx, c))
+	err := v.Run(ctx, c)
+	if err == nil && v.Serve && !c.ready.said.Load() && c.sig.Load() == 0 && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return top.Errorf(top.Timeout, "not ready after %s (--timeout)", c.Duration("timeout"))
+	}
+	return c.outcome(ctx, err)
 }
 
 // outcome says what the end of the context made of a verb's error.

@@ -111,6 +111,27 @@ func TestD3_TheKindAloneDecidesTheExit(t *testing.T) {
 
 // urfave/cli answers a missing Required flag with its own help and a code of
 // its own, so no flag may be one.
+// TestADaemonThatIsNeverReady is given up by --timeout; one that was has run for as long
+// as it should.
+func TestADaemonThatIsNeverReady(t *testing.T) {
+	for ready, want := range map[bool]int{false: 124, true: 0} {
+		app := demo()
+		app.Verbs = []Verb{{Name: "serve", Summary: "run a daemon", Serve: true, Run: func(ctx context.Context, c *Call) error {
+			if ready {
+				if err := c.Ready(); err != nil {
+					return err
+				}
+			}
+			<-ctx.Done()
+			return nil
+		}}}
+		code, _, stderr := tryApp(app, "serve", "--timeout", "10ms")
+		if code != want || strings.Contains(stderr, "not ready after 10ms (--timeout)") == ready {
+			t.Errorf("ready %v: exit %d, %q", ready, code, stderr)
+		}
+	}
+}
+
 func TestNoFlagIsRequired(t *testing.T) {
 	for _, v := range demo().Verbs {
 		for _, f := range flagsOf(&v) {
