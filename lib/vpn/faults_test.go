@@ -381,8 +381,16 @@ func TestAWalletThatIsAway(t *testing.T) {
 		h := alice.status()
 		return strings.Contains(h.Problem, "top-wallet agent") || len(h.Hops) == 1 && strings.Contains(h.Hops[0].Problem, "top-wallet agent") || alice.asks(s)
 	})
+	alice.begins(s.bytes(96 << 20)) // more than an anchor and a window pay
+	w.until("it stands, and says so", func() bool {
+		h, m := alice.status().Hops, alice.meters()
+		return len(h) == 1 && h[0].State == "stopped" && strings.Contains(m[0].State, "top-wallet agent")
+	})
 	w.set(func() { w.walletOn = nil })
-	w.until("the status is clear", func() bool { return alice.status().Problem == "" })
+	w.until("the status is clear", func() bool {
+		h := alice.status()
+		return h.Problem == "" && len(h.Hops) == 1 && h.Hops[0].State == "carrying"
+	})
 	alice.fetched(s, 1<<20)
 }
 

@@ -199,6 +199,18 @@ func (c *Client) rate(i int, w *purse) (up, down top.Count) {
 	return top.Count(r.upKbps), top.Count(r.downKbps)
 }
 
+// stoppedLocked is why no packet passes any more, or "": the exit says so, or we do not
+// pay on and what is paid is used.
+func (w *purse) stoppedLocked() string {
+	switch s := &w.still; {
+	case w.why != "":
+		return "the exit stopped: " + w.why
+	case w.problem != "" && s.said && s.limit < s.down+w.p.sent.Load()+mtuPlain:
+		return w.problem
+	}
+	return ""
+}
+
 // record is a hop as its client sees it.
 func (w *purse) record() api.VPNHop {
 	t := w.t
@@ -218,8 +230,8 @@ func (w *purse) record() api.VPNHop {
 	if w.sent > 0 {
 		h.LossPpm = int((w.sent - w.got) * 1_000_000 / w.sent)
 	}
-	if w.why != "" {
-		h.State, h.Problem = "stopped", "the exit stopped: "+w.why
+	if why := w.stoppedLocked(); why != "" {
+		h.State, h.Problem = "stopped", why
 	}
 	if all, err := t.dev.Contacts(); err == nil && len(all) == 1 && !all[0].Handshake.IsZero() {
 		h.HandshakeMs = top.Count(time.Since(all[0].Handshake).Milliseconds())
@@ -243,8 +255,8 @@ func (c *Client) meters() (all []api.VPNMeter) {
 			Held: top.Count(p.gate.held()), Dropped: top.Count(p.gate.dropped.Load()), Control: top.Count(w.t.control.Load()),
 			Price: w.t.to.offer.Price, Owed: w.spentLocked(), State: "serving",
 		}
-		if w.why != "" {
-			m.State = w.why
+		if why := w.stoppedLocked(); why != "" {
+			m.State = why
 		}
 		w.mu.Unlock()
 		all = append(all, m)
