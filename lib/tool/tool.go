@@ -247,20 +247,20 @@ func (c *Call) run(x *cli.Context, v *Verb) error {
 	}
 	c.until = func(r io.Reader) *input { return newInput(ctx, r) }
 	c.In = c.until(c.In)
-	err := v.Run(ctx, c)
-	if err == nil && v.Serve && !c.ready.said.Load() && c.sig.Load() == 0 && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return top.Errorf(top.Timeout, "not ready after %s (--timeout)", c.Duration("timeout"))
-	}
-	return c.outcome(ctx, err)
+	return c.outcome(ctx, v.Run(ctx, c))
 }
 
 // outcome says what the end of the context made of a verb's error.
 func (c *Call) outcome(ctx context.Context, err error) error {
-	kind := top.KindOf(err)
+	kind, late := top.KindOf(err), errors.Is(ctx.Err(), context.DeadlineExceeded)
 	switch {
-	case err == nil || ctx.Err() == nil || c.sig.Load() != 0:
+	case ctx.Err() == nil || c.sig.Load() != 0:
 		return err
-	case errors.Is(ctx.Err(), context.DeadlineExceeded) && (kind == top.Failed || kind == top.Offline || kind == top.Timeout):
+	case err == nil && late && c.verb.Serve && !c.ready.said.Load():
+		return top.Errorf(top.Timeout, "not ready after %s (--timeout)", c.Duration("timeout"))
+	case err == nil:
+		return nil
+	case late && (kind == top.Failed || kind == top.Offline || kind == top.Timeout):
 		detail := ""
 		if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
 			detail = ": " + text(err, kind)

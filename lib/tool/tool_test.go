@@ -109,8 +109,6 @@ func TestD3_TheKindAloneDecidesTheExit(t *testing.T) {
 	}
 }
 
-// urfave/cli answers a missing Required flag with its own help and a code of
-// its own, so no flag may be one.
 // TestADaemonThatIsNeverReady is given up by --timeout; one that was has run for as long
 // as it should.
 func TestADaemonThatIsNeverReady(t *testing.T) {
@@ -132,6 +130,8 @@ func TestADaemonThatIsNeverReady(t *testing.T) {
 	}
 }
 
+// urfave/cli answers a missing Required flag with its own help and a code of
+// its own, so no flag may be one.
 func TestNoFlagIsRequired(t *testing.T) {
 	for _, v := range demo().Verbs {
 		for _, f := range flagsOf(&v) {
