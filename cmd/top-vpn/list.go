@@ -118,12 +118,22 @@ that broke. Region and capacity are its operator's word.`,
 				return err
 			}
 			l := &vpn.Looker{Home: dir, Chain: chain, Now: time.Now}
-			return l.Exits(ctx, !c.Bool("no-look"), func(e api.VPNExit) error {
-				if most := c.Amount("max-price"); most > 0 && e.Price > most {
+			most, shown, least := c.Amount("max-price"), 0, top.MaxSupply
+			err = l.Exits(ctx, !c.Bool("no-look"), func(e api.VPNExit) error {
+				if least = min(least, e.Price); most > 0 && e.Price > most {
 					return nil
 				}
+				shown++
 				return c.Emit(e, "%s", e)
 			})
+			switch {
+			case err != nil || shown > 0:
+			case least < top.MaxSupply:
+				c.Info("no exit asks %s TOP or less for 64 KiB (the cheapest: %s)", most, least)
+			default:
+				c.Info("no exit is registered on the chain yet (sell one: top-vpn serve --provide --help)")
+			}
+			return err
 		},
 	}
 }
