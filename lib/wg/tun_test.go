@@ -2,7 +2,6 @@ package wg
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -63,16 +62,23 @@ func ifup(t *testing.T, name string, a netip.Addr) {
 // that could wake a reader.
 const mtu = 1200
 
-// A line of the kernel: packets both ways, what is injected while it is idle, and a
-// device after another.
-func TestAKernelLine(t *testing.T) {
-	nothingLeft(t)
+// kernelLine is wgtest0, in a network that nobody else has.
+func kernelLine(t *testing.T) *TUN {
+	t.Helper()
 	ownNetwork(t)
 	line, err := NewTUN("wgtest%d", mtu)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer line.Close()
+	t.Cleanup(func() { line.Close() })
+	return line
+}
+
+// A line of the kernel: packets both ways, what is injected while it is idle, and a
+// device after another.
+func TestAKernelLine(t *testing.T) {
+	nothingLeft(t)
+	line := kernelLine(t)
 	if line.Name() != "wgtest0" || line.MTU() != mtu || line.BatchSize() < 1 {
 		t.Errorf("%s, MTU %d", line.Name(), line.MTU())
 	}
@@ -166,12 +172,7 @@ func onKernelLine(t *testing.T, line *TUN) {
 // A Read brings what waits, in order, and a giant packet whole behind it.
 func TestPacketsAreReadTogether(t *testing.T) {
 	nothingLeft(t)
-	ownNetwork(t)
-	line, err := NewTUN("wgtest%d", mtu)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer line.Close()
+	line := kernelLine(t)
 	ifup(t, line.Name(), netip.MustParseAddr("10.9.0.1"))
 	c, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(10, 9, 0, 2), Port: 9})
 	if err != nil {
@@ -188,12 +189,7 @@ func TestPacketsAreReadTogether(t *testing.T) {
 	for i := range giant {
 		train[i*each] = byte(small + i)
 	}
-	cut := make([]byte, unix.CmsgSpace(2)) // udp(7)
-	binary.NativeEndian.PutUint64(cut, uint64(unix.CmsgLen(2)))
-	binary.NativeEndian.PutUint32(cut[8:], unix.SOL_UDP)
-	binary.NativeEndian.PutUint32(cut[12:], unix.UDP_SEGMENT)
-	binary.NativeEndian.PutUint16(cut[16:], each)
-	if _, _, err := c.WriteMsgUDP(train, cut, nil); err != nil {
+	if _, _, err := c.WriteMsgUDP(train, appendTrain(nil, each), nil); err != nil {
 		t.Fatal(err)
 	}
 	bufs, sizes := make([][]byte, line.BatchSize()), make([]int, line.BatchSize())

@@ -18,7 +18,7 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
-// an opened way, and where it listens on an address.
+// opened is a way, what receives on each family, and where it listens on an address.
 func opened(t *testing.T, sticky bool, ip string) (w *udp, receive map[bool]conn.ReceiveFunc, at string) {
 	t.Helper()
 	w = newUDP(sticky).(*udp)
