@@ -85,6 +85,9 @@ func (r *row) get(d *wire.Decoder, height top.Height, timeMs uint64) error {
 	r.Outcome.Fee, r.Outcome.Free = d.Amount(), f&rowFree != 0
 	if f&rowFailed != 0 {
 		r.Outcome.Code, r.Error, r.Message = d.Uint32(), d.String(maxName), d.String(maxMessage)
+		if r.Outcome.Code == 0 {
+			d.Fail("a failure of code 0")
+		}
 	}
 	if f&rowPaid != 0 {
 		r.Outcome.Paid = d.Amount()
